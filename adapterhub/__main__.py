@@ -1,0 +1,5 @@
+"""`python -m adapterhub` is `adapterhub`."""
+
+from adapterhub.cli import main
+
+main()

@@ -1,0 +1,231 @@
+"""Which algorithm a module's roles spell, what is missing, its rank, its scale and its extent: all from shapes.
+
+The arithmetic is in `operations/deltas`. Names are those of contract.md; `+dora` marks a magnitude beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+from adapterhub.adapter import Role, Roles
+from adapterhub.tensors import Shape, item, ratio
+
+Extent = tuple[int | None, int | None]
+"""(rows, columns) of the weight that a module changes, kernel positions counted as columns; None where it cannot tell."""
+
+R = Role
+Shapes = Mapping[Role, Shape]
+
+
+class Algorithm(NamedTuple):
+    """One row: any of `markers` calls for it; one of `complete` must then be there; `optional` may.
+
+    `factors` are groups of roles that multiply: alpha / rank scales each group once, and a power of two may move
+    freely inside a group. Empty where ΔW is not a product.
+    """
+
+    name: str
+    complete: tuple[frozenset[Role], ...]
+    optional: frozenset[Role] = frozenset()
+    factors: tuple[tuple[Role, ...], ...] = ()
+    needs_base: bool = False
+
+    @property
+    def markers(self) -> frozenset[Role]:
+        return frozenset().union(*self.complete)
+
+
+def _sets(*roles: Iterable[Role]) -> tuple[frozenset[Role], ...]:
+    return tuple(map(frozenset, roles))
+
+
+_COMMON = frozenset({R.ALPHA, R.SCALAR, R.SCALE, R.DIFF_B, R.DORA_SCALE})
+_RESIDUAL = frozenset({R.RESIDUAL_INDICES, R.RESIDUAL_VALUES, R.RESIDUAL_SIZE, R.RESIDUAL})
+_LOKR = [
+    {*left, *right}
+    for left in ({R.LOKR_W1}, {R.LOKR_W1_A, R.LOKR_W1_B})
+    for right in ({R.LOKR_W2}, {R.LOKR_W2_A, R.LOKR_W2_B}, {R.LOKR_W2_A, R.LOKR_W2_B, R.LOKR_T2})
+]
+
+# In the order in which LyCORIS asks (lycoris/modules/__init__.py): a module with roles of two rows is the first one's.
+ALGORITHMS = (
+    Algorithm("lora", _sets({R.DOWN, R.UP}), _COMMON | _RESIDUAL | {R.MID, R.UP_BIAS, R.ADALORA_E},
+              ((R.UP, R.MID, R.ADALORA_E, R.DOWN, R.SCALAR),)),
+    Algorithm("loha", _sets({R.HADA_W1_A, R.HADA_W1_B, R.HADA_W2_A, R.HADA_W2_B}),
+              _COMMON | {R.HADA_T1, R.HADA_T2},
+              ((R.HADA_W1_A, R.HADA_T1, R.HADA_W1_B, R.HADA_W2_A, R.HADA_T2, R.HADA_W2_B, R.SCALAR),)),
+    Algorithm("ia3", _sets({R.IA3_WEIGHT, R.ON_INPUT}, {R.IA3_L}), frozenset({R.ALPHA, R.DIFF_B}), needs_base=True),
+    Algorithm("lokr", _sets(*_LOKR), _COMMON,
+              ((R.LOKR_W1, R.LOKR_W1_A, R.LOKR_W1_B, R.LOKR_W2, R.LOKR_W2_A, R.LOKR_T2, R.LOKR_W2_B, R.SCALAR),)),
+    Algorithm("full", _sets({R.DIFF}, {R.DIFF_B}, {R.SET_WEIGHT}), frozenset({R.ALPHA, R.DIFF_B})),
+    Algorithm("norm", _sets({R.W_NORM}, {R.B_NORM}, {R.W_NORM, R.B_NORM}), frozenset({R.ALPHA})),
+    Algorithm("oft", _sets({R.OFT_BLOCKS}, {R.OFT_DIAG}, {R.OFT_R}),
+              frozenset({R.ALPHA, R.RESCALE, R.OFT_SCALED, R.OFT_TERMS, R.DIFF_B}), needs_base=True),
+    Algorithm("boft", _sets({R.BOFT_R, R.BOFT_S}, {R.BOFT_R}), frozenset({R.ALPHA, R.RESCALE, R.DIFF_B}),
+              needs_base=True),
+    Algorithm("glora", _sets({R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2}), _COMMON - {R.DORA_SCALE},
+              ((R.GLORA_A1, R.GLORA_A2), (R.GLORA_B1, R.GLORA_B2)), needs_base=True),
+)  # fmt: skip
+BY_NAME = {row.name: row for row in ALGORITHMS}
+BUNDLED = Algorithm("embedding", _sets({R.VECTORS}))
+"""Not an algorithm of a module: an embedding that travels inside a LoRA file."""
+
+_MARKED = tuple((row, row.markers) for row in ALGORITHMS)
+
+
+def algorithm_of(tensors: Roles) -> Algorithm | None:
+    """The row that the roles of one module call for, complete or not; None where only α or a magnitude is there."""
+    if R.VECTORS in tensors:
+        return BUNDLED
+    if R.OFT_BLOCKS in tensors and len(tensors[R.OFT_BLOCKS].shape) == 4:
+        return BY_NAME["boft"]
+    roles = tensors.keys()
+    return next((row for row, markers in _MARKED if not markers.isdisjoint(roles)), None)
+
+
+def missing(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
+    """The roles that the nearest complete set of `algorithm` has and the module lacks; empty where it is whole."""
+    if algorithm.name == "boft" and R.OFT_BLOCKS in tensors:
+        return frozenset()
+    return min((wanted - tensors.keys() for wanted in algorithm.complete), key=len)
+
+
+def surplus(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
+    """The roles that `algorithm` has no use for."""
+    if algorithm.name == "boft" and R.OFT_BLOCKS in tensors:
+        return frozenset(tensors.keys() - algorithm.optional - {R.OFT_BLOCKS})
+    return frozenset(tensors.keys() - algorithm.markers - algorithm.optional)
+
+
+def label(tensors: Roles, algorithm: Algorithm) -> str:
+    """The name that `inspect` shows: `locon` for a LoRA over a kernel, `+dora` where a magnitude stands beside it."""
+    name = algorithm.name
+    if name == "lora" and (R.MID in tensors or _kernel(tensors) > 1):
+        name = "locon"
+    return f"{name}+dora" if R.DORA_SCALE in tensors else name
+
+
+def rank_of(tensors: Roles) -> int | None:
+    """The rank that alpha is divided by (formats/lora.md §2); None where alpha scales nothing."""
+    for role, axis in ((R.DOWN, 0), (R.HADA_W1_B, 0), (R.LOKR_W2_B, 0), (R.LOKR_W1_B, 0)):
+        if role in tensors:
+            return tensors[role].shape[axis]
+    if R.GLORA_B1 in tensors and R.GLORA_B2 in tensors:
+        return tensors[R.GLORA_B1].shape[0 if old_glora(tensors) else 1]
+    return None
+
+
+def scale_of(tensors: Roles) -> Fraction | float:
+    """What multiplies the factors: SCALE if stored, else alpha / rank, else 1. NaN or infinity as stored.
+
+    Raises ZeroDivisionError never: a rank of 0 gives 0, since its factors hold nothing.
+    """
+    if R.SCALE in tensors:
+        return _exact(item(tensors[R.SCALE]))
+    rank = rank_of(tensors)
+    if R.ALPHA not in tensors or rank is None:
+        return Fraction(1)
+    alpha = item(tensors[R.ALPHA])
+    if not math.isfinite(alpha):
+        return alpha
+    return ratio(alpha, rank) if rank else Fraction(0)
+
+
+def total_scale(tensors: Roles) -> Fraction | float:
+    """What multiplies the product of a module: `scale_of`, times SCALAR where one is stored."""
+    scale = scale_of(tensors)
+    if R.SCALAR not in tensors:
+        return scale
+    factor = _exact(item(tensors[R.SCALAR]))
+    return scale * factor if isinstance(scale, Fraction) and isinstance(factor, Fraction) else float(scale) * float(factor)
+
+
+def old_glora(tensors: Roles) -> bool:
+    """Whether a GLoRA module has the shapes of LyCORIS before 2.2: a1 (r, I), a2 (I, r), b1 (r, I), b2 (O, r).
+
+    Where both readings fit (r = I = O) the old one is taken, as ComfyUI does.
+    """
+    a1, a2 = tensors[R.GLORA_A1].shape, tensors[R.GLORA_A2].shape
+    b1, b2 = tensors[R.GLORA_B1].shape, tensors[R.GLORA_B2].shape
+    return len(b2) > 1 and b2[1] == b1[0] == a1[0] == a2[1]
+
+
+def extent(tensors: Roles) -> Extent:
+    """The (rows, columns) of the weight that these tensors change, as far as their shapes tell."""
+    shapes = {role: tensor.shape for role, tensor in tensors.items()}
+    for role, measure in _EXTENTS:
+        if role in shapes:
+            try:
+                return measure(shapes)
+            except (KeyError, IndexError):
+                return (None, None)
+    return (None, None)
+
+
+def fits(measured: Extent, weight: Shape) -> bool:
+    """Whether a measured extent agrees with a weight of shape `weight`."""
+    rows, columns = measured
+    return (rows is None or rows == weight[0]) and (columns is None or columns == math.prod(weight[1:]))
+
+
+def _exact(value: float) -> Fraction | float:
+    return Fraction(value) if math.isfinite(value) else value
+
+
+def _kernel(tensors: Roles) -> int:
+    return math.prod(tensors[R.DOWN].shape[2:]) if R.DOWN in tensors else 1
+
+
+def _lora(s: Shapes) -> Extent:
+    kernel = math.prod(s[R.MID][2:]) if R.MID in s else 1
+    columns = math.prod(s[R.DOWN][1:]) * kernel if R.DOWN in s else None
+    return (s[R.UP][0] if R.UP in s else None, columns)
+
+
+def _loha(s: Shapes) -> Extent:
+    if R.HADA_T1 in s:
+        return (s[R.HADA_W1_A][1], s[R.HADA_W1_B][1] * math.prod(s[R.HADA_T1][2:]))
+    return (s[R.HADA_W1_A][0], s[R.HADA_W1_B][1])
+
+
+def _lokr(s: Shapes) -> Extent:
+    o1, i1 = s[R.LOKR_W1] if R.LOKR_W1 in s else (s[R.LOKR_W1_A][0], s[R.LOKR_W1_B][1])
+    if R.LOKR_W2 in s:
+        o2, i2 = s[R.LOKR_W2][0], math.prod(s[R.LOKR_W2][1:])
+    elif R.LOKR_T2 in s:
+        o2, i2 = s[R.LOKR_W2_A][1], s[R.LOKR_W2_B][1] * math.prod(s[R.LOKR_T2][2:])
+    else:
+        o2, i2 = s[R.LOKR_W2_A][0], s[R.LOKR_W2_B][1]
+    return (o1 * o2, i1 * i2)
+
+
+def _glora(s: Shapes) -> Extent:
+    a1, b1, b2 = s[R.GLORA_A1], s[R.GLORA_B1], s[R.GLORA_B2]
+    if b2[1] == b1[0] == a1[0]:
+        return (b2[0], math.prod(b1[1:]))
+    return (b1[0], math.prod(b2[1:]))
+
+
+def _axis(shape: Shape) -> Extent:
+    """A vector along the rows (O, 1, …) or the columns (1, I, …) of a weight."""
+    if shape[0] == 1 and len(shape) > 1:
+        return (None, None)  # input channels: the kernel's share of the columns is not in the shape
+    return (shape[0], None)
+
+
+_EXTENTS: tuple[tuple[Role, Callable[[Shapes], Extent]], ...] = (
+    (R.UP, _lora), (R.DOWN, _lora), (R.HADA_W1_A, _loha),
+    (R.LOKR_W1, _lokr), (R.LOKR_W1_A, _lokr),
+    (R.DIFF, lambda s: (s[R.DIFF][0], math.prod(s[R.DIFF][1:]))),
+    (R.SET_WEIGHT, lambda s: (s[R.SET_WEIGHT][0], math.prod(s[R.SET_WEIGHT][1:]))),
+    (R.OFT_BLOCKS, lambda s: (s[R.OFT_BLOCKS][-3] * s[R.OFT_BLOCKS][-1], None)),
+    (R.OFT_DIAG, lambda s: (s[R.OFT_DIAG][0] * s[R.OFT_DIAG][-1], None)),
+    (R.BOFT_R, lambda s: (None, s[R.BOFT_R][1] * s[R.BOFT_R][-1])),
+    (R.GLORA_B1, _glora),
+    (R.IA3_L, lambda s: _axis(s[R.IA3_L])),
+    (R.W_NORM, lambda s: (s[R.W_NORM][0], None)),
+    (R.DIFF_B, lambda s: (s[R.DIFF_B][0], None)),
+)  # fmt: skip

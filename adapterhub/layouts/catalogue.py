@@ -1,0 +1,31 @@
+"""The list of layouts, as `adapterhub layouts` prints it."""
+
+from __future__ import annotations
+
+from adapterhub import layouts
+from adapterhub.algorithms import ALGORITHMS, BY_NAME
+from adapterhub.adapter import Role
+from adapterhub.documents import LayoutInfo
+from adapterhub.layouts.base import Layout
+
+
+def listed() -> list[LayoutInfo]:
+    """One row a layout."""
+    return [
+        LayoutInfo(
+            name=layout.name, kind=layout.kind, summary=layout.summary,
+            container="directory" if layout.directory else "safetensors",
+            suffix="" if layout.directory else ".safetensors", reads=True, writes=layout.writes,
+            tools=[tool for tool, name in layouts.TOOLS.items() if name == layout.name],
+            holds=_holds(layout), alpha=layout.alpha.value,
+        )
+        for layout in layouts.every()
+    ]  # fmt: skip
+
+
+def _holds(layout: Layout) -> list[str]:
+    roles = layout.roles("unet").keys()
+    names = [row.name for row in ALGORITHMS if any(complete <= roles for complete in row.complete)]
+    if Role.OFT_BLOCKS in roles and "boft" not in names:
+        names.append("boft")
+    return [name for name in names if name in BY_NAME] + ["dora"] * (Role.DORA_SCALE in roles)

@@ -1,0 +1,81 @@
+"""diffusers since 0.25: PEFT's names behind a component, `unet.….lora_A.weight`; alpha in `lora_adapter_metadata`.
+
+Source: huggingface/diffusers `loaders/lora_base.py` (`_pack_dict_with_prefix`, `LORA_ADAPTER_METADATA_KEY`),
+`loaders/peft.py`. diffusers refuses a file that has both alpha tensors and this metadata, so no other layout keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from adapterhub.adapter import Adapter
+from adapterhub.errors import BrokenAdapter
+from adapterhub.layouts import peft_config
+from adapterhub.layouts.base import AlphaPlace, Reading
+from adapterhub.layouts.keyed import KeyedLayout, Prefixes
+from adapterhub.layouts.spellings import ODD, variants
+from adapterhub.layouts.suffixes import PEFT_LORA
+
+FIELD = "lora_adapter_metadata"
+KEPT = "adapterhub.lora_adapter_metadata"
+"""Where other layouts keep what FIELD said and no tensor tells."""
+
+PREFIXES: Prefixes = {
+    "sd1": {"unet": "unet.", "text_encoder": "text_encoder."},
+    "sd2": {"unet": "unet.", "text_encoder": "text_encoder."},
+    "sdxl": {"unet": "unet.", "text_encoder": "text_encoder.", "text_encoder_2": "text_encoder_2."},
+    "sdxl-refiner": {"unet": "unet.", "text_encoder_2": "text_encoder_2."},
+}
+BARE_UNET: Prefixes = {architecture: {"unet": ""} for architecture in PREFIXES}
+"""`save_lora_adapter` writes no component, and so did the first scripts."""
+
+
+def _read(reading: Reading) -> None:
+    peft_config.magnitude_in(reading)
+    text = reading.metadata.pop(FIELD, None)
+    if text is None:
+        return
+    components = peft_config.components_with_config(_parse(text))
+    kept = {name: left for name, config in components.items() if (left := peft_config.leftovers(config))}
+    for component, config in components.items():
+        peft_config.read_alphas(reading, component or "unet", config, FIELD)
+    if kept:
+        reading.metadata[KEPT] = json.dumps(kept, sort_keys=True)
+
+
+def _parse(text: str) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise BrokenAdapter(f"{FIELD} is not a JSON object", [FIELD], mend="It holds alpha: mend it or take it out.")
+    return fields
+
+
+def _write(adapter: Adapter, metadata: dict[str, str]) -> None:
+    modules = adapter.modules()
+    kept = json.loads(metadata.pop(KEPT, "{}"))
+    fields: dict[str, Any] = {}
+    for component in adapter.components():
+        config = {**kept.get(component, {}), **peft_config.lora_config(modules, component)}
+        fields |= {f"{component}.{name}": value for name, value in config.items()}
+    metadata[FIELD] = json.dumps(fields, indent=2, sort_keys=True)
+    metadata.setdefault("format", "pt")
+
+
+LAYOUT = KeyedLayout(
+    name="diffusers",
+    summary="`pytorch_lora_weights.safetensors`, `unet.…lora_A.weight`, α in `lora_adapter_metadata`",
+    tools=("diffusers",),
+    prefixes=PREFIXES,
+    suffixes=PEFT_LORA,
+    alpha=AlphaPlace.METADATA,
+    metadata_field=FIELD,
+    read_metadata=_read,
+    write_metadata=_write,
+    written=peft_config.magnitude_out,
+    variants=tuple(variants({"": PREFIXES, "no-unet-prefix": BARE_UNET}, ODD)),
+)

@@ -1,0 +1,169 @@
+"""Which layout and architecture a package is in: every layout is asked what it explains; metadata only breaks ties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from adapterhub import architectures
+from adapterhub.adapter import Kind, Module
+from adapterhub.files import Package
+from adapterhub.layouts.base import Fit, Layout
+from adapterhub.layouts.foreign import Foreign, family_of
+from adapterhub.layouts.spelled import Spelled, split
+
+# A file most of whose modules have other widths is a smaller model with the same names; fewer, and some are wrong.
+_OTHER_WIDTHS = 0.5
+# A layout that explains less than this share of the keys does not say what the file is.
+_NEAREST = 0.5
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a package is. `fit` is the best explanation, None where nothing explains it.
+
+    `also` are the other architectures that the tensors fit as well, `mixed` those whose keys stand side by side in it.
+    """
+
+    kind: Kind
+    fit: Fit | None = None
+    foreign: Foreign | None = None
+    also: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    spelled: Mapping[str, Spelled] = field(default_factory=dict)
+
+    @property
+    def other_widths(self) -> bool:
+        """Whether the names fit and most widths do not: a distilled or tiny model."""
+        return self.fit is not None and len(self.fit.misfits) > _OTHER_WIDTHS * self.fit.modules
+
+
+def identify(package: Package, layouts: Sequence[Layout], *, architecture: str | None = None) -> Identity:
+    """The kind, layout and architecture of `package`; `architecture` narrows the choice to one."""
+    names = (architecture,) if architecture else architectures.NAMES
+    spelled = {name: split(file.tensors) for name, file in package.files.items()}
+    if fits := _fits(package, spelled, layouts, names, lenient=False):
+        return _chosen(package, fits, spelled)
+    foreign = family_of(name for file in package.files.values() for name in file.tensors)
+    if foreign is not None:
+        return Identity(foreign.kind, foreign=foreign, spelled=spelled)
+    if not any(source.heads or source.unsplit for source in spelled.values()):
+        return Identity(Kind.UNKNOWN, spelled=spelled)
+    spelled = {name: source.unwrap() for name, source in spelled.items()}
+    fits = _fits(package, spelled, layouts, names, lenient=True)
+    whole = [fit for fit in fits if not fit.unplaced]
+    if whole:
+        return _chosen(package, whole, spelled)
+    return _nearest(package, fits, spelled)
+
+
+def _fits(
+    package: Package, spelled: Mapping[str, Spelled], layouts: Iterable[Layout], names: Iterable[str], *, lenient: bool
+) -> list[Fit]:
+    found = (
+        layout.explains(package, spelled, architectures.get(name), lenient=lenient)
+        for name in names
+        for layout in layouts
+    )
+    return [fit for fit in found if fit is not None and fit.modules]
+
+
+def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
+    """The fit with the fewest wrong shapes and odd spellings; among equals what metadata says, then the first."""
+    fewest = min(len(fit.misfits) for fit in fits)
+    fits = [fit for fit in fits if len(fit.misfits) == fewest]
+    candidates = list(dict.fromkeys(fit.architecture for fit in fits))
+    vote = told_architecture(package)
+    chosen = vote if vote in candidates else candidates[0]
+    also = tuple(name for name in candidates if name != chosen) if vote not in candidates else ()
+    mine = [fit for fit in fits if fit.architecture == chosen]
+    best = min(mine, key=lambda fit: (len(fit.mended), _told_layout(package) != fit.layout.name))
+    evidence = (*_evidence(best), *([f"metadata: {chosen}"] if vote == chosen and len(candidates) > 1 else []))
+    return Identity(best.layout.kind, best, also=also, evidence=evidence, spelled=spelled)
+
+
+def _nearest(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
+    """Nothing explains all of it: the layout that explains most, if that is half, and what else it is mixed with."""
+    total = sum(len(file.tensors) for file in package.files.values())
+    if not fits:
+        return Identity(Kind.UNKNOWN, spelled=spelled)
+    best = min(fits, key=lambda fit: (len(fit.unplaced), len(fit.misfits), len(fit.mended)))
+    if len(best.unplaced) > _NEAREST * total:
+        return Identity(Kind.UNKNOWN, spelled=spelled)
+    left = set(best.unplaced)
+    mixed = {fit.architecture for fit in fits if left & (_placed(fit) - _wrong(fit))}
+    both = (best.architecture, *sorted(mixed - {best.architecture})) if mixed - {best.architecture} else ()
+    return Identity(best.layout.kind, best, mixed=both, evidence=_evidence(best), spelled=spelled)
+
+
+def _placed(fit: Fit) -> set[str]:
+    return {
+        name
+        for file, heads in fit.files.items()
+        for head in heads
+        for name in fit.spelled[file].heads[head].values()
+    } - set(fit.unplaced)  # fmt: skip
+
+
+def _wrong(fit: Fit) -> set[str]:
+    misfits = set(fit.misfits)
+    return {
+        name
+        for file, heads in fit.files.items()
+        for head, module in heads.items()
+        if module in misfits
+        for name in fit.spelled[file].heads[head].values()
+    }
+
+
+def _told_layout(package: Package) -> str | None:
+    """OMI marks its files, and nothing else does."""
+    return "omi" if any(file.metadata.get("ot_branch") == "omi_format" for file in package.files.values()) else None
+
+
+def told_architecture(package: Package) -> str | None:
+    """The architecture that metadata claims: modelspec first, then Kohya's, then ai-toolkit's spellings."""
+    for file in package.files.values():
+        metadata = file.metadata
+        if name := _BY_MODELSPEC.get(metadata.get("modelspec.architecture", "").partition("/")[0].lower()):
+            return name
+        base = (metadata.get("ss_base_model_version") or metadata.get("ss_base_model") or "").lower()
+        if name := next((name for prefix, name in _BY_BASE if base.startswith(prefix)), None):
+            return name
+        if "ss_v2" in metadata:
+            return "sd2" if metadata["ss_v2"].lower() == "true" else "sd1"
+    return None
+
+
+_BY_MODELSPEC = {
+    "stable-diffusion-v1": "sd1", "stable-diffusion-v2-512": "sd2", "stable-diffusion-v2-768-v": "sd2",
+    "stable-diffusion-xl-v1-base": "sdxl", "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
+}  # fmt: skip
+_BY_BASE = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_2", "sd2"), ("sd_v1", "sd1"), ("sd_1", "sd1"))
+
+
+def _evidence(fit: Fit) -> tuple[str, ...]:
+    """What an expert would look at: the first modules of each kind whose shape says which architecture it is."""
+    said = []
+    for file, heads in fit.files.items():
+        extents = fit.spelled[file].extents
+        for head, module in heads.items():
+            for suffix, axis, words in _TELLING:
+                if module.module.endswith(suffix) and extents[head][axis] is not None:
+                    said.append(f"{_short(module, suffix)} {words} {extents[head][axis]}")
+                    break
+    return tuple(dict.fromkeys(said))[:6]
+
+
+# (path ends in, axis of the extent, how to say it): rules 1, 2 and 10 of formats/lora.md §5.2.
+_TELLING = (
+    ("attn2.to_k", 1, "input width"),
+    ("add_embedding.linear_1", 1, "input width"),
+    ("conv_in", 1, "columns"),
+    ("self_attn.q_proj", 1, "input width"),
+)
+
+
+def _short(module: Module, suffix: str) -> str:
+    return suffix if module.component == "unet" else f"{module.component} {suffix}"

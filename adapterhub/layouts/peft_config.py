@@ -1,0 +1,159 @@
+"""LoraConfig and its relatives: where PEFT and diffusers keep rank, alpha and targets, per component.
+
+Source: huggingface/peft `tuners/lora/config.py`, `tuners/lokr/config.py`, `utils/other.py:get_pattern_key` (a pattern P
+applies to a path that `(.*\\.)?(P)$` matches; the first that does wins). Patterns come from strangers and are never run as
+regular expressions: literal ones are compared, others refused.
+
+Text encoders' targets are written without `text_model.`: as suffixes they match CLIP before and after transformers 5.6.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adapterhub.adapter import Key, Module, Role, Roles
+from adapterhub.algorithms import algorithm_of, rank_of
+from adapterhub.errors import BrokenAdapter
+from adapterhub.layouts.base import Reading
+from adapterhub.tensors import LazyTensor, holds, item, scalar
+
+PEFT_TYPES = {"lora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": "IA3", "oft": "OFT", "boft": "BOFT"}
+"""Our algorithm → PEFT's `peft_type`; a directory holds one."""
+
+_ALPHA_FIELD = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+_LITERAL = re.compile(r"[\w.\-]+")
+
+
+def alpha_scalar(value: float, factor: LazyTensor) -> LazyTensor:
+    """alpha as a tensor, as Kohya stores it: 0-d, in the dtype of the factors if that holds it, else in F32 or F64."""
+    dtype = next((name for name in (factor.dtype, "F32") if holds(name, value)), "F64")
+    return scalar(value, dtype)
+
+
+def factor_of(tensors: Roles) -> LazyTensor:
+    """The tensor whose dtype alpha takes."""
+    return next(tensor for role, tensor in tensors.items() if role is not Role.ALPHA)
+
+
+def config_of(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]:
+    """Rank, alpha, patterns and targets of one component's modules."""
+    targets = {_target(module): tensors for (owner, module), tensors in modules.items() if owner == component}
+    ranks = {name: rank_of(tensors) or 0 for name, tensors in targets.items()}
+    alphas = {name: _number(_alpha(tensors, ranks[name])) for name, tensors in targets.items()}
+    rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
+    return {
+        "r": rank,
+        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
+        "alpha": alpha,
+        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(targets),
+        "use_dora": any(Role.DORA_SCALE in tensors for tensors in targets.values()),
+        "lora_bias": any(Role.UP_BIAS in tensors for tensors in targets.values()),
+    }
+
+
+def lora_config(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]:
+    """The fields of LoraConfig that say what one component's tensors mean."""
+    config = config_of(modules, component)
+    config["lora_alpha"] = config.pop("alpha")
+    return config
+
+
+def read_alphas(reading: Reading, component: str, config: Mapping[str, Any], place: str) -> None:
+    """Puts ALPHA beside every factor of `component` as `config` says; `place` is where the config lies."""
+    kind = str(config.get("peft_type") or "LORA").upper()
+    field = _ALPHA_FIELD.get(kind)
+    if field is None or not isinstance(config.get(field), int | float):
+        return
+    patterns = _literal(config.get("alpha_pattern") or {}, place)
+    for (owner, module), tensors in reading.adapter.modules().items():
+        rank = rank_of(tensors)
+        if owner != component or Role.ALPHA in tensors:
+            continue
+        alpha = float(_pattern(patterns, module, config[field]))
+        if rank is None:
+            _scale_full_lokr(reading, owner, module, alpha, config)
+            continue
+        if config.get("use_rslora"):
+            alpha *= math.sqrt(rank)
+        reading.tensors[Key(owner, module, Role.ALPHA)] = alpha_scalar(alpha, factor_of(tensors))
+
+
+def leftovers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that no tensor tells: kept, so that a way back restores them."""
+    return {name: value for name, value in config.items() if name not in _DERIVED and value is not None}
+
+
+def components_with_config(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`lora_adapter_metadata`, flat as diffusers stores it, by component; "" for a file without component prefixes."""
+    components: dict[str, dict[str, Any]] = {}
+    for name, value in fields.items():
+        component, dot, field = name.partition(".")
+        components.setdefault(component if dot else "", {})[field if dot else component] = value
+    return components
+
+
+def magnitude_in(reading: Reading) -> None:
+    """PEFT's magnitudes (O,) and (1, O, 1, 1) as (O, 1) and (O, 1, 1, 1): the output axis of LyCORIS."""
+    for key, tensor in reading.tensors.items():
+        if key.role is Role.DORA_SCALE:
+            reading.tensors[key] = tensor.reshape(tensor.size, *[1] * max(1, len(tensor.shape) - 1))
+
+
+def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
+    """The inverse of `magnitude_in`."""
+    if key.role is not Role.DORA_SCALE:
+        return tensor
+    return tensor.reshape(tensor.size) if len(tensor.shape) <= 2 else tensor.reshape(1, tensor.size, 1, 1)
+
+
+def _scale_full_lokr(reading: Reading, component: str, module: str, alpha: float, config: Mapping[str, Any]) -> None:
+    """PEFT multiplies a LoKr of two full factors by alpha / r all the same (`tuners/lokr/layer.py`)."""
+    tensors = reading.adapter.modules()[Module(component, module)]
+    rank = int(_pattern(_literal(config.get("rank_pattern") or {}, "rank_pattern"), module, config.get("r") or 0))
+    algorithm = algorithm_of(tensors)
+    if algorithm and algorithm.name == "lokr" and rank and alpha != rank:
+        reading.tensors[Key(component, module, Role.SCALAR)] = scalar(alpha / rank, "F32")
+
+
+def _target(module: str) -> str:
+    return module.removeprefix("text_model.")
+
+
+def _alpha(tensors: Roles, rank: int) -> float:
+    if Role.SCALE in tensors:
+        return item(tensors[Role.SCALE]) * rank
+    return item(tensors[Role.ALPHA]) if Role.ALPHA in tensors and rank_of(tensors) is not None else float(rank)
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _most_common(values: Iterable[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _literal(patterns: Mapping[str, Any], place: str) -> dict[str, Any]:
+    literal = {pattern.removeprefix("^").replace("\\.", "."): value for pattern, value in patterns.items()}
+    if odd := [pattern for pattern in literal if not _LITERAL.fullmatch(pattern)]:
+        raise BrokenAdapter(
+            f"{place}: pattern {odd[0]!r} is a regular expression, and those of a file are never run", odd,
+            mend="Write the module's path instead.",
+        )  # fmt: skip
+    return literal
+
+
+def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if module == pattern or module.endswith(f".{pattern}"):
+            return value
+    return default
+
+
+_DERIVED = frozenset({"r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_dora",
+                      "lora_bias", "use_rslora", "peft_type"})  # fmt: skip

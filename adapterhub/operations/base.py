@@ -1,0 +1,65 @@
+"""The base model's weights for the algorithms whose ΔW depends on them, read one at a time; or a stand-in for a proof."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapterhub import architectures, files
+from adapterhub.adapter import Module
+from adapterhub.layouts import checkpoint
+from adapterhub.tensors import LazyTensor, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Base:
+    """`weights` by `component.module.weight`; empty where no base was given."""
+
+    architecture: str
+    weights: Mapping[str, LazyTensor]
+
+    def weight(self, module: Module) -> LazyTensor | None:
+        """The weight of a module, if the base was given and has it."""
+        return self.weights.get(f"{module.component}.{module.module}.weight")
+
+    def bias(self, module: Module) -> LazyTensor | None:
+        """The bias of a module, likewise."""
+        return self.weights.get(f"{module.component}.{module.module}.bias")
+
+    def is_biased(self, module: Module) -> bool:
+        """Whether the architecture gives a module a bias."""
+        return module.module in architectures.get(self.architecture).biased.get(module.component, ())
+
+    def shape(self, module: Module) -> Shape | None:
+        """The shape of a module's weight in the base or, without one, in the architecture."""
+        given = self.weight(module)
+        weights = architectures.get(self.architecture).weights
+        return given.shape if given is not None else weights.get(module.component, {}).get(module.module)
+
+    def stand_in(self, module: Module, shape: Shape) -> Tensor:
+        """A weight to compare on where none is at hand: normal numbers of a fixed seed, float64.
+
+        Two adapters that change a weight in general position alike do the same.
+        """
+        import torch
+
+        seed = int.from_bytes(hashlib.sha256("\0".join(module).encode()).digest()[:6], "little")
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@contextmanager
+def base_of(path: Path | None, architecture: str) -> Iterator[Base]:
+    """The base at `path` for adapters of `architecture`; an empty one without a path."""
+    if path is None:
+        yield Base(architecture, {})
+        return
+    with files.read(path) as package:
+        yield Base(architecture, checkpoint.weights(package, architecture))

@@ -1,0 +1,125 @@
+"""How far two adapters do the same, module by module: bytes first, ΔW in float64 where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple
+
+from adapterhub.adapter import Adapter, Module, Role, Roles
+from adapterhub.algorithms import algorithm_of, scale_of
+from adapterhub.operations.base import Base
+from adapterhub.tensors import Buffer, LazyTensor, item
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_IN_SCALE = (Role.ALPHA, Role.SCALE, Role.SCALAR)
+
+
+class Gap(NamedTuple):
+    """The largest |ΔW_b - ΔW_a| of a module, bias included, and the same over max|ΔW_a|."""
+
+    max_abs: float
+    relative: float
+
+
+SAME = Gap(0.0, 0.0)
+
+
+def gaps(a: Adapter, b: Adapter, base: Base) -> Iterator[tuple[Module, Gap]]:
+    """The gap of every module that both change."""
+    others = b.modules()
+    for module, tensors in a.modules().items():
+        if module in others:
+            yield module, gap(module, tensors, others[module], base)
+
+
+def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
+    """The gap of one module. Equal factors and scale need no arithmetic; NaN counts as an infinite gap."""
+    if same(a, b):
+        return SAME
+    if Role.VECTORS in a or Role.VECTORS in b:
+        return _distance(*(_vectors(tensors) for tensors in (a, b)))
+    pairs = [(_change(module, a, base), _change(module, b, base)), (_bias(a), _bias(b))]
+    return Gap(*map(max, zip(*(_distance(x, y) for x, y in pairs), strict=True)))
+
+
+def same(a: Roles, b: Roles) -> bool:
+    """Whether two modules hold the same factors, byte for byte, at the same scale."""
+    mine, theirs = (tensors.keys() - set(_IN_SCALE) for tensors in (a, b))
+    return mine == theirs and _scale(a) == _scale(b) and all(_same_bytes(a[role], b[role]) for role in mine)
+
+
+def _scale(tensors: Roles) -> object:
+    algorithm = algorithm_of(tensors)
+    if algorithm is not None and not algorithm.factors:  # alpha is a constraint, or nothing
+        return tensors[Role.ALPHA].read() if Role.ALPHA in tensors and algorithm.needs_base else None
+    return (scale_of(tensors), item(tensors[Role.SCALAR]) if Role.SCALAR in tensors else 1.0)
+
+
+def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
+    if a.dtype != b.dtype or a.size != b.size:
+        return False
+    if a.chunks is b.chunks:
+        return True
+    return all(x == y for x, y in zip_longest(_steps(a), _steps(b)))
+
+
+def _steps(tensor: LazyTensor, step: int = 1 << 22) -> Iterator[Buffer]:
+    """The bytes in pieces of one length, whatever the source's own are."""
+    pending = bytearray()
+    for chunk in tensor.chunks():
+        pending += chunk
+        while len(pending) >= step:
+            yield bytes(pending[:step])
+            del pending[:step]
+    if pending:
+        yield bytes(pending)
+
+
+def _change(module: Module, tensors: Roles, base: Base) -> Tensor | None:
+    from adapterhub.operations import deltas
+
+    algorithm = algorithm_of(tensors)
+    needs = algorithm is not None and (algorithm.needs_base or Role.DORA_SCALE in tensors)
+    shape = base.shape(module)
+    weight = base.weight(module)
+    if not needs:
+        change = deltas.change(tensors, None)
+    elif weight is not None:
+        change = deltas.change(tensors, deltas.tensor(weight))
+    else:
+        change = deltas.change(tensors, base.stand_in(module, shape or ()))
+    return change.flatten()
+
+
+def _bias(tensors: Roles) -> Tensor | None:
+    from adapterhub.operations import deltas
+
+    return deltas.delta(tensors).bias()
+
+
+def _vectors(tensors: Roles) -> Tensor | None:
+    from adapterhub.operations import deltas
+
+    return deltas.tensor(tensors[Role.VECTORS]).flatten() if Role.VECTORS in tensors else None
+
+
+def _distance(a: Tensor | None, b: Tensor | None) -> Gap:
+    if a is None and b is None:
+        return SAME
+    import torch
+
+    a = torch.zeros_like(b) if a is None and b is not None else a
+    b = torch.zeros_like(a) if b is None and a is not None else b
+    assert a is not None and b is not None
+    if a.numel() != b.numel():
+        return Gap(float("inf"), float("inf"))
+    if not a.numel():
+        return SAME
+    furthest = float((b.flatten() - a.flatten()).abs().max())
+    largest = float(a.abs().max())
+    if furthest != furthest:
+        return Gap(float("inf"), float("inf"))
+    return Gap(furthest, furthest / largest if largest else (0.0 if furthest == 0 else float("inf")))

@@ -1,0 +1,163 @@
+"""What is wrong with an adapter by its header alone: keys, pairs, ranks and shapes. Values are `validate`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adapterhub import architectures
+from adapterhub.adapter import Module, Role, Roles
+from adapterhub.algorithms import algorithm_of, missing, rank_of, surplus
+from adapterhub.documents import Problem
+from adapterhub.files import Package
+from adapterhub.layouts.base import Fit, Reading
+from adapterhub.layouts.identity import Identity, told_architecture
+from adapterhub.tensors import item
+
+R = Role
+
+# Spellings that are read although nobody should write them: (what is odd, whether that is worth a warning).
+_ODD = {
+    "no-unet-prefix": None,
+    "first-generation": None,
+    "first-encoder-numbered": None,
+    "second-encoder-numbered": None,
+    "text-model-missing": "CLIP names as transformers ≥ 5.6 has them, without `text_model.`, which most tools do not read",
+    "to-out-without-index": "`to_out` without its index, which most tools do not read",
+    "trailing-underscore": "a trailing underscore behind the module's name",
+    "processor-name": "the name of an attention processor instead of a module's",
+    "lycoris-prefix": "the prefix of the LyCORIS wrapper, which only ComfyUI reads",
+    "oft-prefix": "the prefix of Kohya's OFT, which only Kohya reads",
+    "doubled-prefix": "a doubled prefix, the mark of a broken converter; no tool reads it",
+    "double-underscore": "a doubled underscore behind the prefix",
+    "first-encoder-unnumbered": "SD 1's prefix for SDXL's first text encoder",
+    "ldm-names": "original (LDM) names where the layout has diffusers' names",
+    "no-transformer-level": "ComfyUI's text encoder names without `transformer.`",
+    "model-prefix": "a checkpoint's prefix before the module",
+    "compiled": "the mark of a compiled or sharded module",
+    "distributed": "the mark of a distributed module",
+    "adapter-name": "the name of an adapter inside the key, as a raw state dict has it",
+    "undotted-suffix": "an underscore instead of a dot before `lora_down` or `lora_up`",
+}
+_MEND = "adapterhub convert writes the usual names."
+
+
+def faults(package: Package, identity: Identity, reading: Reading | None) -> Iterator[Problem]:
+    """Every problem that the header tells, errors first where they concern the whole file."""
+    fit = identity.fit
+    if fit is None or reading is None:
+        return
+    yield from _whole(package, identity, fit)
+    yield from _mended(fit)
+    for module, tensors in reading.adapter.modules().items():
+        yield from _module(module, tensors)
+
+
+def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
+    if identity.mixed:
+        names = " and ".join(identity.mixed)
+        yield _error("mixed-architectures", "", f"keys of {names} stand side by side", "Two files were mixed; get the originals.")
+    for name in fit.unplaced:
+        yield _error("unknown-key", name, f"no module of {fit.architecture} in the {fit.layout.name} layout has this key",
+                     "Nothing can say what it does; --allow-loss leaves it out.")  # fmt: skip
+    for name in fit.doubles:
+        yield _error("duplicate-module", name, "a second spelling of a tensor that the file has already",
+                     "Readers differ in which they take: remove one.")  # fmt: skip
+    title = architectures.get(fit.architecture).title
+    if identity.other_widths:
+        yield _warning("other-widths", "", f"the names are those of {title}, the widths are not: a distilled or tiny model")
+    else:
+        weights = architectures.get(fit.architecture).weights
+        for module in fit.misfits:
+            yield _error("shape-mismatch", ".".join(module),
+                         f"does not fit {title}, whose weight is {list(weights[module.component][module.module])}",
+                         "It was trained on another model, or is damaged.")  # fmt: skip
+    if identity.also:
+        yield _warning("ambiguous-architecture", "", f"the tensors fit {', '.join(identity.also)} as well; taken as {fit.architecture}",
+                       "Say --architecture NAME if that is wrong.")  # fmt: skip
+    told = told_architecture(package)
+    if told is not None and told != fit.architecture:
+        yield _warning("metadata-contradicts", "metadata", f"claims {told}, and the tensors are those of {fit.architecture}",
+                       "The tensors count; convert writes metadata that agrees.")  # fmt: skip
+
+
+def _mended(fit: Fit) -> Iterator[Problem]:
+    counted: dict[str, list[str]] = {}
+    for place, code in fit.mended.items():
+        counted.setdefault(code, []).append(place)
+    for code, places in counted.items():
+        if said := _ODD.get(code):
+            yield _warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
+
+
+def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
+    where = ".".join(module)
+    algorithm = algorithm_of(tensors)
+    if algorithm is None:
+        roles = ", ".join(sorted(tensors))
+        yield _error("orphan-key", where, f"{roles} without the tensors that it belongs to", "The file was cut or edited.")
+        return
+    if lacking := missing(tensors, algorithm):
+        yield _error("missing-pair", where, f"{algorithm.name} without {', '.join(sorted(lacking))}",
+                     "Half a module does nothing: get the whole file, or --allow-loss leaves it out.")  # fmt: skip
+        return
+    if left := surplus(tensors, algorithm):
+        yield _error("orphan-key", where, f"{algorithm.name} has no use for {', '.join(sorted(left))}")
+    yield from _ranks(where, tensors)
+    for role in (R.ALPHA, R.SCALE, R.SCALAR):
+        if role in tensors and tensors[role].size != 1:
+            yield _error("alpha-shape", where, f"{role} holds {tensors[role].size} numbers, and must hold one")
+
+
+def _ranks(where: str, tensors: Roles) -> Iterator[Problem]:
+    for (left, left_axis), (right, right_axis) in _MEETING:
+        if left in tensors and right in tensors:
+            a, b = tensors[left].shape, tensors[right].shape
+            if len(a) <= left_axis or len(b) <= right_axis:
+                yield _error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
+            elif a[left_axis] != b[right_axis]:
+                if R.MID in tensors and R.MID not in (left, right):
+                    continue
+                yield _error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
+                             "The halves come from different files.")  # fmt: skip
+    if rank_of(tensors) == 0:
+        yield _warning("rank-zero", where, "rank 0: it does nothing")
+
+
+# ((factor, axis), (factor, axis)): the axes along which two factors meet.
+_MEETING = (
+    ((R.UP, 1), (R.DOWN, 0)),
+    ((R.UP, 1), (R.MID, 0)), ((R.MID, 1), (R.DOWN, 0)),
+    ((R.LOKR_W1_A, 1), (R.LOKR_W1_B, 0)),
+)  # fmt: skip
+
+
+def alpha_faults(module: Module, tensors: Roles, *, some_have: bool) -> Iterator[Problem]:
+    """What is odd about a module's alpha: absent, zero, negative or not finite."""
+    where, rank = ".".join(module), rank_of(tensors)
+    if rank is None or R.SCALE in tensors:
+        return
+    if R.ALPHA not in tensors:
+        if some_have:
+            yield _warning("missing-alpha", where,
+                           "no alpha here, though other modules have one: strength 1 in Kohya, A1111, ComfyUI and InvokeAI; "
+                           "the commonest alpha of the file over rank in diffusers ≤ 0.42",
+                           f"adapterhub convert writes alpha = {rank}, which is strength 1 everywhere.")  # fmt: skip
+        return
+    if tensors[R.ALPHA].size != 1:
+        return
+    value = item(tensors[R.ALPHA])
+    if value != value or value in (float("inf"), float("-inf")):
+        yield _error("alpha-not-finite", where, f"alpha is {value}", "Set it to the rank for strength 1.")
+    elif value == 0:
+        yield _warning("alpha-zero", where, "alpha is 0: A1111 and ComfyUI apply nothing, trainers read it as the rank",
+                       f"If it should act, alpha = {rank} is strength 1.")  # fmt: skip
+    elif value < 0:
+        yield _warning("alpha-negative", where, f"alpha is {value}: diffusers' converter never returns from it")
+
+
+def _error(code: str, where: str, message: str, mend: str | None = None) -> Problem:
+    return Problem(severity="error", code=code, where=where, message=message, mend=mend)
+
+
+def _warning(code: str, where: str, message: str, mend: str | None = None) -> Problem:
+    return Problem(severity="warning", code=code, where=where, message=message, mend=mend)

@@ -1,0 +1,82 @@
+"""The ledger: what became of every source tensor. Steps report what they replace; the rest was copied or renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from adapterhub.adapter import Key
+from adapterhub.documents import Action, LedgerEntry
+
+# From the least to the most that can happen to a tensor: an entry shows the most.
+_ACTIONS: tuple[Action, ...] = (
+    "copy", "rename", "metadata", "reshape", "split", "join", "fold", "cast", "compute", "drop",
+)  # fmt: skip
+
+
+@dataclass
+class _Fate:
+    sources: list[Key]
+    now: set[Key]
+    action: Action | None = None
+    reason: str | None = None
+
+
+@dataclass
+class Ledger:
+    """One fate for each source key; keys that a step turns into something together share theirs."""
+
+    places: Mapping[Key, str]
+    unplaced: Collection[str] = ()
+    fates: dict[Key, _Fate] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fates = {key: _Fate([key], {key}) for key in self.places}
+
+    def replace(self, before: Iterable[Key], after: Iterable[Key], action: Action, reason: str | None = None) -> None:
+        """`before` (as they are called now) became `after` together."""
+        gone, came = set(before), set(after)
+        together = list({id(fate): fate for fate in self.fates.values() if fate.now & gone}.values())
+        if not together:
+            return
+        merged = _Fate(
+            [key for fate in together for key in fate.sources],
+            set().union(*(fate.now for fate in together)) - gone | came,
+            max((action, *(fate.action for fate in together if fate.action)), key=_ACTIONS.index),
+            reason or next((fate.reason for fate in together if fate.reason), None),
+        )
+        for key in merged.sources:
+            self.fates[key] = merged
+
+    def entries(self, placed: Mapping[Key, str | None], stored: Collection[str]) -> list[LedgerEntry]:
+        """Every source tensor in one entry. `placed` says where keys went, `stored` which places are tensors."""
+        entries = [
+            _entry(fate, self.places, placed, stored) for fate in {id(f): f for f in self.fates.values()}.values()
+        ]
+        return entries + [
+            LedgerEntry(source=[name], target=[], action="drop", reason="no layout knows this key")
+            for name in self.unplaced
+        ]
+
+
+def _entry(
+    fate: _Fate, places: Mapping[Key, str], placed: Mapping[Key, str | None], stored: Collection[str]
+) -> LedgerEntry:
+    source = [places[key] for key in fate.sources]
+    target = [place for key in placed if key in fate.now and (place := placed[key]) is not None]
+    action: Action = fate.action or ("copy" if source == target else "rename")
+    if action in ("copy", "rename") and not any(place in stored for place in target):
+        action = "metadata"
+    return LedgerEntry(source=source, target=target, action=action, reason=fate.reason)
+
+
+def summary(entries: Iterable[LedgerEntry]) -> dict[Action, int]:
+    """Source tensors by action, every action named."""
+    counted: dict[Action, int] = dict.fromkeys(
+        ("copy", "rename", "reshape", "fold", "split", "join", "cast", "compute", "metadata", "drop"), 0
+    )
+    for entry in entries:
+        counted[entry.action] += len(entry.source)
+    return counted
+
+

@@ -1,0 +1,95 @@
+"""An adapter opened for work: read, identified, decoded, and refused if it contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adapterhub import files, layouts
+from adapterhub.adapter import Adapter, Kind
+from adapterhub.documents import Problem
+from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter
+from adapterhub.files import Package
+from adapterhub.layouts.base import Fit, Reading
+from adapterhub.layouts.identity import Identity
+from adapterhub.operations.faults import faults
+
+# What leaving something out can mend; every other error leaves nothing to work on.
+_DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """`reading` is whole; `dropped` are places left out because --allow-loss said so, each with the reason."""
+
+    package: Package
+    identity: Identity
+    fit: Fit
+    reading: Reading
+    problems: tuple[Problem, ...]
+    dropped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.reading.adapter
+
+
+@contextmanager
+def open_adapter(path: Path, *, architecture: str | None = None, allow_loss: bool = False) -> Iterator[Source]:
+    """The LoRA-family adapter at `path`; a file that changes while it is open is refused at the end."""
+    with files.read(path) as package:
+        identity = layouts.identify(package, architecture=architecture)
+        if identity.kind is not Kind.LORA or identity.fit is None:
+            raise _no_lora(path, identity)
+        reading = identity.fit.layout.decode(package, identity.fit)
+        problems = tuple(faults(package, identity, reading))
+        yield _checked(Source(package, identity, identity.fit, reading, problems), allow_loss)
+        package.ensure_unchanged()
+
+
+def _no_lora(path: Path, identity: Identity) -> NotAnAdapter:
+    if identity.foreign is not None:
+        return NotAnAdapter(f"{path}: {identity.foreign.title}, and not a LoRA")
+    return NotAnAdapter(f"{path}: no layout explains its keys", mend="adapterhub inspect --tensors lists them.")
+
+
+def _checked(source: Source, allow_loss: bool) -> Source:
+    """The source without its broken parts, if those may go; refused if not."""
+    errors = [problem for problem in source.problems if problem.severity == "error"]
+    hopeless = [problem for problem in errors if problem.code not in _DROPPABLE]
+    if hopeless or (errors and _only_broken(errors) and not allow_loss):
+        first = (hopeless or errors)[0]
+        raise BrokenAdapter(
+            f"{source.package.path}: {first.where + ': ' if first.where else ''}{first.message}"
+            + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
+            [problem.where for problem in errors],
+            mend=first.mend or "adapterhub validate lists everything.",
+        )
+    if not errors:
+        return source
+    if not allow_loss:
+        unknown = [(problem.where, problem.message) for problem in errors]
+        raise LossyConversion(
+            f"{source.package.path}: {len(unknown)} keys would be lost, the first being {unknown[0][0]}",
+            unknown, mend="--allow-loss leaves them out and lists them.",
+        )  # fmt: skip
+    return _without(source, errors)
+
+
+def _only_broken(errors: list[Problem]) -> bool:
+    """Whether something other than unknown keys is wrong: the adapter itself is damaged."""
+    return any(problem.code != "unknown-key" for problem in errors)
+
+
+def _without(source: Source, errors: list[Problem]) -> Source:
+    broken = {problem.where: problem.message for problem in errors if problem.code != "unknown-key"}
+    dropped = [(problem.where, problem.message) for problem in errors if problem.code == "unknown-key"]
+    reading = source.reading
+    gone = [key for key in reading.tensors if ".".join(key[:2]) in broken]
+    dropped += [(reading.places[key], broken[".".join(key[:2])]) for key in gone if key in reading.places]
+    kept = {key: tensor for key, tensor in reading.tensors.items() if key not in set(gone)}
+    places = {key: place for key, place in reading.places.items() if key in kept}
+    whole = replace(reading, tensors=kept, places=places)
+    return replace(source, reading=whole, dropped=tuple(dropped))

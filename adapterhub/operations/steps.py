@@ -1,0 +1,165 @@
+"""The steps of a conversion: each takes an adapter, returns another, and tells the ledger what it replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from adapterhub.adapter import Adapter, Key, Module, Role, Roles
+from adapterhub.algorithms import algorithm_of, label, scale_of
+from adapterhub.documents import Action
+from adapterhub.errors import LossyConversion
+from adapterhub.layouts.base import AlphaPlace, Layout
+from adapterhub.operations import translate as conventions
+from adapterhub.operations.base import Base
+from adapterhub.operations.ledger import Ledger
+from adapterhub.tensors import FLOATS, LazyTensor
+
+R = Role
+
+# Roles without which a module is still itself: a layout that has no place for them loses them alone.
+_APART = frozenset({R.DIFF_B, R.UP_BIAS})
+_SCALES = frozenset({R.ALPHA, R.SCALE, R.SCALAR})
+
+
+@dataclass(frozen=True)
+class Step:
+    """An adapter on its way, with the ledger and the base that every step may need."""
+
+    adapter: Adapter
+    ledger: Ledger
+    base: Base
+
+    def on(self, adapter: Adapter) -> Step:
+        """The next step's starting point."""
+        return replace(self, adapter=adapter)
+
+    def replaced(self, module: Module, before: Roles, after: Roles, action: Action, reason: str) -> None:
+        """Tells the ledger that a module's tensors, those that changed, became others."""
+        old = [Key(*module, role) for role, tensor in before.items() if after.get(role) is not tensor]
+        new = [Key(*module, role) for role, tensor in after.items() if before.get(role) is not tensor]
+        self.ledger.replace(old or new, new, action, reason)
+
+
+def as_algorithm(step: Step, name: str, rank: int | None, dtype: str | None) -> tuple[Adapter, float]:
+    """Every module as `name` ("lora" or "full"); also the largest relative error that a truncation left."""
+    from adapterhub.operations.as_full import as_full
+    from adapterhub.operations.as_lora import as_lora
+
+    tensors: dict[Key, LazyTensor] = {}
+    error = 0.0
+    for module, roles in step.adapter.modules().items():
+        algorithm = algorithm_of(roles)
+        made: Mapping[Role, LazyTensor] = roles
+        if algorithm is not None and algorithm.name not in ("norm", "embedding"):
+            weight = _weight(step.base, module, roles)
+            if name == "full":
+                made = as_full(roles, weight, dtype=dtype or "F32")
+            else:
+                found = as_lora(roles, weight, rank=rank, dtype=dtype, weight_shape=step.base.shape(module))
+                made, error = found.tensors, max(error, found.error)
+        if made is not roles:
+            step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}" if algorithm else name)
+        tensors |= _keyed(module, made)
+    return step.adapter.with_tensors(tensors), error
+
+
+def translate(step: Step, layout: Layout) -> Adapter:
+    """Every module in the conventions of `layout`."""
+    tensors: dict[Key, LazyTensor] = {}
+    for module, roles in step.adapter.modules().items():
+        now: Roles = roles
+        for made in conventions.translate(roles, module, layout.roles(module.component).keys(), step.base):
+            step.replaced(module, now, made.tensors, made.action, made.reason)
+            now = made.tensors
+        tensors |= _keyed(module, now)
+    return step.adapter.with_tensors(tensors)
+
+
+def fold(step: Step) -> Adapter:
+    """alpha / rank multiplied into a factor, for a layout that has no place for it."""
+    from adapterhub.operations.fold import fold as folded
+
+    tensors: dict[Key, LazyTensor] = {}
+    for module, roles in step.adapter.modules().items():
+        made, exact = folded(roles)
+        if made.keys() != roles.keys() or any(made[role] is not roles[role] for role in made):
+            scale = scale_of(roles)
+            step.replaced(module, roles, made, "fold", f"× {scale}{'' if exact else ', rounded once'}")
+        tensors |= _keyed(module, made)
+    return step.adapter.with_tensors(tensors)
+
+
+def cast(step: Step, dtype: str) -> Adapter:
+    """Every floating-point tensor in `dtype`, rounded once; integers are never cast."""
+    tensors = dict(step.adapter.tensors)
+    for key, tensor in tensors.items():
+        if tensor.dtype in FLOATS and tensor.dtype != dtype:
+            tensors[key] = _cast(tensor, dtype)
+            step.ledger.replace([key], [key], "cast", f"{tensor.dtype} to {dtype}")
+    return step.adapter.with_tensors(tensors)
+
+
+def without_homeless(step: Step, layout: Layout, allow_loss: bool) -> Adapter:
+    """The adapter less what `layout` has no place for; LossyConversion unless `allow_loss`."""
+    homeless: dict[Key, str] = {}
+    for module, roles in step.adapter.modules().items():
+        homeless |= {Key(*module, role): why for role, why in _homeless(step, module, roles, layout).items()}
+    if homeless and not allow_loss:
+        raise _loss(step.adapter, homeless, layout)
+    for key, why in homeless.items():
+        step.ledger.replace([key], [], "drop", why)
+    return step.adapter.with_tensors({key: t for key, t in step.adapter.tensors.items() if key not in homeless})
+
+
+def _homeless(step: Step, module: Module, roles: Roles, layout: Layout) -> dict[Role, str]:
+    """The roles of a module that have no place, and why: one that it cannot be without takes all of them along."""
+    architecture = step.adapter.architecture
+    without = [role for role in roles if layout.place(Key(*module, role), architecture) is None
+               and not (role in _SCALES and layout.alpha is AlphaPlace.METADATA)]  # fmt: skip
+    if not without:
+        return {}
+    algorithm = algorithm_of(roles)
+    name = label(roles, algorithm) if algorithm else "this"
+    if all(role in _APART for role in without) and len(without) < len(roles):
+        return dict.fromkeys(without, f"{layout.name} has no place for a bias")
+    if set(without) >= set(roles) - _SCALES and not any(role in layout.roles(module.component) for role in roles):
+        return dict.fromkeys(roles, f"{layout.name} has no place for {name}")
+    if all(role in layout.roles(module.component) for role in without):
+        return dict.fromkeys(roles, f"{layout.name} has no name for this module")
+    return dict.fromkeys(roles, f"{layout.name} has no place for {', '.join(without)} of {name}")
+
+
+def _loss(adapter: Adapter, homeless: Mapping[Key, str], layout: Layout) -> LossyConversion:
+    losses = [(".".join(key), why) for key, why in homeless.items()]
+    modules = {key[:2] for key in homeless}
+    reasons = "; ".join(dict.fromkeys(homeless.values()))
+    return LossyConversion(
+        f"{layout.name} cannot hold {len(modules)} of {len(adapter.modules())} modules: {reasons}", losses,
+        mend="--as lora turns LoHa, LoKr and tucker convolutions into LoRA exactly, --as lora --rank R anything "
+             "approximately; --allow-loss leaves them out and lists them.",
+    )  # fmt: skip
+
+
+def _weight(base: Base, module: Module, roles: Roles) -> object:
+    from adapterhub.operations import deltas
+
+    given = base.weight(module)
+    algorithm = algorithm_of(roles)
+    needs = algorithm is not None and (algorithm.needs_base or R.DORA_SCALE in roles)
+    return deltas.tensor(given) if given is not None and needs else None
+
+
+def _cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
+    """Computed when it is written, so that one tensor at a time is held."""
+
+    def chunks() -> Iterable[bytes]:
+        from adapterhub.operations import deltas
+
+        yield deltas.lazy(deltas.tensor(tensor), dtype).read()
+
+    return LazyTensor(dtype, tensor.shape, chunks)
+
+
+def _keyed(module: Module, roles: Mapping[Role, LazyTensor]) -> dict[Key, LazyTensor]:
+    return {Key(*module, role): tensor for role, tensor in roles.items()}
