@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from adapterhub.tensors import LazyTensor
@@ -100,7 +101,19 @@ class Module(NamedTuple):
 Roles = Mapping[Role, LazyTensor]
 
 
-@dataclass(frozen=True, slots=True)
+def grouped(tensors: Mapping[Key, LazyTensor]) -> dict[Module, dict[Role, LazyTensor]]:
+    """The tensors of each module by role, in order of first appearance."""
+    modules: dict[Module, dict[Role, LazyTensor]] = {}
+    last: tuple[str, str] | None = None
+    for (component, module, role), tensor in tensors.items():
+        if last != (component, module):
+            last = (component, module)
+            roles = modules.setdefault(Module(component, module), {})
+        roles[role] = tensor
+    return modules
+
+
+@dataclass(frozen=True)
 class Adapter:
     """Lazy tensors under canonical keys, the architecture that they fit, and the metadata that came with them.
 
@@ -112,12 +125,13 @@ class Adapter:
     tensors: Mapping[Key, LazyTensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def modules(self) -> dict[Module, dict[Role, LazyTensor]]:
+    @cached_property
+    def _modules(self) -> dict[Module, dict[Role, LazyTensor]]:
+        return grouped(self.tensors)
+
+    def modules(self) -> Mapping[Module, Roles]:
         """The tensors of each module by role, in order of first appearance."""
-        grouped: dict[Module, dict[Role, LazyTensor]] = {}
-        for (component, module, role), tensor in self.tensors.items():
-            grouped.setdefault(Module(component, module), {})[role] = tensor
-        return grouped
+        return self._modules
 
     def with_tensors(self, tensors: Mapping[Key, LazyTensor]) -> Adapter:
         """The same adapter with other tensors."""

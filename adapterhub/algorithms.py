@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from adapterhub.adapter import Role, Roles
@@ -64,7 +65,7 @@ ALGORITHMS = (
     Algorithm("norm", _sets({R.W_NORM}, {R.B_NORM}, {R.W_NORM, R.B_NORM}), frozenset({R.ALPHA})),
     Algorithm("oft", _sets({R.OFT_BLOCKS}, {R.OFT_DIAG}, {R.OFT_R}),
               frozenset({R.ALPHA, R.RESCALE, R.OFT_SCALED, R.OFT_TERMS, R.DIFF_B}), needs_base=True),
-    Algorithm("boft", _sets({R.BOFT_R, R.BOFT_S}, {R.BOFT_R}), frozenset({R.ALPHA, R.RESCALE, R.DIFF_B}),
+    Algorithm("boft", _sets({R.OFT_BLOCKS}, {R.BOFT_R, R.BOFT_S}, {R.BOFT_R}), frozenset({R.ALPHA, R.RESCALE, R.DIFF_B}),
               needs_base=True),
     Algorithm("glora", _sets({R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2}), _COMMON - {R.DORA_SCALE},
               ((R.GLORA_A1, R.GLORA_A2), (R.GLORA_B1, R.GLORA_B2)), needs_base=True),
@@ -78,26 +79,36 @@ _MARKED = tuple((row, row.markers) for row in ALGORITHMS)
 
 def algorithm_of(tensors: Roles) -> Algorithm | None:
     """The row that the roles of one module call for, complete or not; None where only α or a magnitude is there."""
-    if R.VECTORS in tensors:
-        return BUNDLED
     if R.OFT_BLOCKS in tensors and len(tensors[R.OFT_BLOCKS].shape) == 4:
         return BY_NAME["boft"]
-    roles = tensors.keys()
+    return _called_for(frozenset(tensors))
+
+
+@lru_cache(maxsize=4096)
+def _called_for(roles: frozenset[Role]) -> Algorithm | None:
+    if R.VECTORS in roles:
+        return BUNDLED
     return next((row for row, markers in _MARKED if not markers.isdisjoint(roles)), None)
 
 
 def missing(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
     """The roles that the nearest complete set of `algorithm` has and the module lacks; empty where it is whole."""
-    if algorithm.name == "boft" and R.OFT_BLOCKS in tensors:
-        return frozenset()
-    return min((wanted - tensors.keys() for wanted in algorithm.complete), key=len)
+    return _missing(frozenset(tensors), algorithm)
+
+
+@lru_cache(maxsize=4096)
+def _missing(roles: frozenset[Role], algorithm: Algorithm) -> frozenset[Role]:
+    return min((wanted - roles for wanted in algorithm.complete), key=len)
 
 
 def surplus(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
     """The roles that `algorithm` has no use for."""
-    if algorithm.name == "boft" and R.OFT_BLOCKS in tensors:
-        return frozenset(tensors.keys() - algorithm.optional - {R.OFT_BLOCKS})
-    return frozenset(tensors.keys() - algorithm.markers - algorithm.optional)
+    return _surplus(frozenset(tensors), algorithm)
+
+
+@lru_cache(maxsize=4096)
+def _surplus(roles: frozenset[Role], algorithm: Algorithm) -> frozenset[Role]:
+    return roles - algorithm.markers - algorithm.optional
 
 
 def label(tensors: Roles, algorithm: Algorithm) -> str:
@@ -108,11 +119,14 @@ def label(tensors: Roles, algorithm: Algorithm) -> str:
     return f"{name}+dora" if R.DORA_SCALE in tensors else name
 
 
+_RANKED = (R.DOWN, R.HADA_W1_B, R.LOKR_W2_B, R.LOKR_W1_B)
+
+
 def rank_of(tensors: Roles) -> int | None:
     """The rank that alpha is divided by (formats/lora.md §2); None where alpha scales nothing."""
-    for role, axis in ((R.DOWN, 0), (R.HADA_W1_B, 0), (R.LOKR_W2_B, 0), (R.LOKR_W1_B, 0)):
+    for role in _RANKED:
         if role in tensors:
-            return tensors[role].shape[axis]
+            return tensors[role].shape[0]
     if R.GLORA_B1 in tensors and R.GLORA_B2 in tensors:
         return tensors[R.GLORA_B1].shape[0 if old_glora(tensors) else 1]
     return None

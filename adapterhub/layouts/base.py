@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -42,14 +43,17 @@ class Fit:
     variant: str | None = None
 
     @property
-    def modules(self) -> int:
-        return sum(len(set(heads.values())) for heads in self.files.values())
+    def heads(self) -> int:
+        """How many spellings of modules were placed."""
+        return sum(len(heads) for heads in self.files.values())
 
     @property
     def doubles(self) -> tuple[str, ...]:
         """Names of tensors whose module and role another tensor has already."""
-        taken: set[tuple[Module, Role]] = set()
         twice = [name for spelled in self.spelled.values() for name in spelled.doubles]
+        if self.heads == len({module for heads in self.files.values() for module in heads.values()}):
+            return tuple(twice)
+        taken: set[tuple[Module, Role]] = set()
         for file, heads in self.files.items():
             for head, module in heads.items():
                 for role, name in self.spelled[file].heads[head].items():
@@ -70,8 +74,9 @@ class Reading:
     metadata: dict[str, str]
     mended: Mapping[str, str]
 
-    @property
+    @cached_property
     def adapter(self) -> Adapter:
+        """What was decoded, once that is complete."""
         return Adapter(self.kind, self.architecture, self.tensors, self.metadata)
 
 
@@ -113,11 +118,6 @@ class Layout(Protocol):
 
     def default_name(self, path: Path) -> Path:
         """Where the package goes when the user names a folder."""
-
-
-def place_of(files: Iterable[str], file: str, name: str) -> str:
-    """How a tensor is called in reports: its name, behind its file where there are several."""
-    return name if len(tuple(files)) == 1 else f"{file}:{name}"
 
 
 def fit_of(
@@ -171,16 +171,17 @@ def reading_of(kind: Kind, package: Package, fit: Fit, metadata: Mapping[str, st
     """Decodes by the heads that `fit` placed."""
     reading = Reading(kind, fit.architecture, {}, {}, dict(metadata), fit.mended)
     dropped = set(fit.unplaced)
+    several = len(package.files) > 1
     for file, heads in fit.files.items():
         spelled, tensors = fit.spelled[file], package.files[file].tensors
-        for head, (component, module) in heads.items():
-            for role, name in spelled.heads[head].items():
-                if name not in dropped:
-                    key = Key(component, module, role)
-                    if key not in reading.tensors:
-                        reading.tensors[key] = tensors[name]
-                        reading.places[key] = place_of(package.files, file, name)
-        for name, key in spelled.bundled.items():
-            reading.tensors[key] = tensors[name]
-            reading.places[key] = place_of(package.files, file, name)
+        before = f"{file}:" if several else ""
+        named = [
+            (Key(component, module, role), name)
+            for head, (component, module) in heads.items()
+            for role, name in spelled.heads[head].items()
+        ]
+        for key, name in (*named, *((key, name) for name, key in spelled.bundled.items())):
+            if name not in dropped and key not in reading.tensors:
+                reading.tensors[key] = tensors[name]
+                reading.places[key] = before + name
     return reading

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterhub import layouts
+import adapterhub.layouts as layouts
 from adapterhub.algorithms import ALGORITHMS, BY_NAME
 from adapterhub.adapter import Role
 from adapterhub.documents import LayoutInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.architectures import Architecture
 from adapterhub.errors import NotAnAdapter
 from adapterhub.files import Package

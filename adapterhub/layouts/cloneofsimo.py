@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.architectures import Architecture
 from adapterhub.errors import RefusedInput

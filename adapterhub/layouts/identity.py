@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Kind, Module
 from adapterhub.files import Package
 from adapterhub.layouts.base import Fit, Layout
@@ -36,7 +36,7 @@ class Identity:
     @property
     def other_widths(self) -> bool:
         """Whether the names fit and most widths do not: a distilled or tiny model."""
-        return self.fit is not None and len(self.fit.misfits) > _OTHER_WIDTHS * self.fit.modules
+        return self.fit is not None and len(self.fit.misfits) > _OTHER_WIDTHS * self.fit.heads
 
 
 def identify(package: Package, layouts: Sequence[Layout], *, architecture: str | None = None) -> Identity:
@@ -61,12 +61,18 @@ def identify(package: Package, layouts: Sequence[Layout], *, architecture: str |
 def _fits(
     package: Package, spelled: Mapping[str, Spelled], layouts: Iterable[Layout], names: Iterable[str], *, lenient: bool
 ) -> list[Fit]:
-    found = (
-        layout.explains(package, spelled, architectures.get(name), lenient=lenient)
-        for name in names
-        for layout in layouts
-    )
-    return [fit for fit in found if fit is not None and fit.modules]
+    """What each layout explains. Of those that explain all of an architecture the first is enough: a suffix means one
+    role everywhere, so they decode to the same keys.
+    """
+    found = []
+    for name in names:
+        for layout in layouts:
+            fit = layout.explains(package, spelled, architectures.get(name), lenient=lenient)
+            if fit is not None and fit.heads:
+                found.append(fit)
+                if not lenient:
+                    break
+    return found
 
 
 def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:

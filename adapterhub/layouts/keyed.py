@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.architectures import Architecture
 from adapterhub.files import File, Package

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of
 from adapterhub.architectures import Architecture

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adapterhub.adapter import Key, Module, Role, Roles
+from adapterhub.adapter import Key, Module, Role, Roles, grouped
 from adapterhub.algorithms import algorithm_of, rank_of
 from adapterhub.errors import BrokenAdapter
 from adapterhub.layouts.base import Reading
@@ -70,7 +70,7 @@ def read_alphas(reading: Reading, component: str, config: Mapping[str, Any], pla
     if field is None or not isinstance(config.get(field), int | float):
         return
     patterns = _literal(config.get("alpha_pattern") or {}, place)
-    for (owner, module), tensors in reading.adapter.modules().items():
+    for (owner, module), tensors in grouped(reading.tensors).items():
         rank = rank_of(tensors)
         if owner != component or Role.ALPHA in tensors:
             continue
@@ -113,7 +113,7 @@ def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
 
 def _scale_full_lokr(reading: Reading, component: str, module: str, alpha: float, config: Mapping[str, Any]) -> None:
     """PEFT multiplies a LoKr of two full factors by alpha / r all the same (`tuners/lokr/layer.py`)."""
-    tensors = reading.adapter.modules()[Module(component, module)]
+    tensors = grouped(reading.tensors)[Module(component, module)]
     rank = int(_pattern(_literal(config.get("rank_pattern") or {}, "rank_pattern"), module, config.get("r") or 0))
     algorithm = algorithm_of(tensors)
     if algorithm and algorithm.name == "lokr" and rank and alpha != rank:

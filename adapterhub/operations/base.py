@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub import architectures, files
+import adapterhub.architectures as architectures
+from adapterhub import files
 from adapterhub.adapter import Module
 from adapterhub.layouts import checkpoint
 from adapterhub.tensors import LazyTensor, Shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Role, Roles
 from adapterhub.operations.ledger import Ledger
 from adapterhub.tensors import LazyTensor, Shape

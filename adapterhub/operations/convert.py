@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterhub import architectures, files, layouts, metadata
+import adapterhub.architectures as architectures
+import adapterhub.layouts as layouts
+from adapterhub import files, metadata
 from adapterhub.adapter import Adapter, Key, Role
 from adapterhub.algorithms import algorithm_of, scale_of
 from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adapterhub import architectures
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, missing, rank_of, surplus
 from adapterhub.documents import Problem

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapterhub import files, layouts
+import adapterhub.layouts as layouts
+from adapterhub import files
 from adapterhub.adapter import Key, Role, Roles
 from adapterhub.algorithms import algorithm_of, label, rank_of
 from adapterhub.documents import Hashes, Inspection, ListedTensor, Problem

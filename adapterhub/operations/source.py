@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapterhub import files, layouts
+import adapterhub.layouts as layouts
+from adapterhub import files
 from adapterhub.adapter import Adapter, Kind
 from adapterhub.documents import Problem
 from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter

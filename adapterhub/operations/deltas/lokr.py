@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,16 @@ from adapterhub.operations.deltas.loha import cored
 from adapterhub.operations.deltas.truncation import Pair, Truncated
 from adapterhub.tensors import Shape
 
-R = Role
+
+class _Side(NamedTuple):
+    full: Role
+    a: Role
+    b: Role
+    core: Role | None
+
+
+_LEFT = _Side(Role.LOKR_W1, Role.LOKR_W1_A, Role.LOKR_W1_B, None)
+_RIGHT = _Side(Role.LOKR_W2, Role.LOKR_W2_A, Role.LOKR_W2_B, Role.LOKR_T2)
 
 
 class LoKr(Additive):
@@ -29,28 +38,32 @@ class LoKr(Additive):
     def pair(self) -> Pair:
         """kron(a₁, a₂) · kron(b₁, b₂) for w = a·b: rank r₁·r₂, where a full w counts as w·I or I·w, whichever is smaller."""
         with self.fitting():
-            (a1, b1, (columns1,)), (a2, b2, (columns2, *kernel)) = self._halves()
+            a1, b1, (columns1,) = self._factors(_LEFT)
+            a2, b2, (columns2, *kernel) = self._factors(_RIGHT)
             return Pair(torch.kron(a1, a2), torch.kron(b1, b2), (columns1 * columns2, *kernel))
 
     def _matrix(self) -> Tensor:
-        (a1, b1, (columns1,)), (a2, b2, (columns2, *kernel)) = self._halves()
-        return torch.kron(a1 @ b1, a2 @ b2 * self.scale).reshape(-1, columns1 * columns2, *kernel)
+        w1, (columns1,) = self._whole(_LEFT)
+        w2, (columns2, *kernel) = self._whole(_RIGHT)
+        return torch.kron(w1, w2 * self.scale).reshape(-1, columns1 * columns2, *kernel)
 
     def _truncated(self, rank: int) -> Truncated:
-        (a1, b1, _), (a2, b2, _) = self._halves()
-        return truncation.of_kronecker(a1 @ b1, a2 @ b2 * self.scale, rank)
+        w1, w2 = self._whole(_LEFT)[0], self._whole(_RIGHT)[0]
+        return truncation.of_kronecker(w1, w2 * self.scale, rank)
 
-    def _halves(self) -> tuple[tuple[Tensor, Tensor, Shape], tuple[Tensor, Tensor, Shape]]:
-        core = self.value(R.LOKR_T2) if R.LOKR_T2 in self else None
-        return (self._half(R.LOKR_W1, R.LOKR_W1_A, R.LOKR_W1_B, None),
-                self._half(R.LOKR_W2, R.LOKR_W2_A, R.LOKR_W2_B, core))  # fmt: skip
+    def _whole(self, side: _Side) -> tuple[Tensor, Shape]:
+        """w1 or w2 as a matrix (o, i·k·k), and the shape of its rows."""
+        if side.full in self:
+            whole = self.value(side.full)
+            return whole.flatten(1), tuple(whole.shape[1:])
+        a, b, row = self._factors(side)
+        return a @ b, row
 
-    def _half(self, full: Role, a: Role, b: Role, core: Tensor | None) -> tuple[Tensor, Tensor, Shape]:
-        """Two factors of w1 or w2, (o, r) and (r, i·k·k), and the shape of its rows."""
-        if full not in self:
-            return cored(self.value(a), self.value(b), core)
-        whole = self.value(full)
-        matrix = whole.flatten(1)
-        rows, columns = matrix.shape
-        one = torch.eye(min(rows, columns), dtype=matrix.dtype)
-        return (*((one, matrix) if rows < columns else (matrix, one)), tuple(whole.shape[1:]))
+    def _factors(self, side: _Side) -> tuple[Tensor, Tensor, Shape]:
+        """Two factors of it, (o, r) and (r, i·k·k), and the shape of its rows."""
+        if side.full in self:
+            matrix, row = self._whole(side)
+            one = torch.eye(min(matrix.shape), dtype=matrix.dtype)
+            return (one, matrix, row) if matrix.shape[0] < matrix.shape[1] else (matrix, one, row)
+        core = self.value(side.core) if side.core and side.core in self else None
+        return cored(self.value(side.a), self.value(side.b), core)

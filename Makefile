@@ -1,0 +1,51 @@
+# make demo     sets up .venv and shows what adapterhub does, on the fixtures and on ../shared/real where it is
+# make test     sets up .venv and runs the tests
+# make check    lint, format, types, imports; schemas, inventories and README current
+# make bench    speed and memory, as ratios within one run
+# make schemas  writes schemas/ from adapterhub/documents.py, and the parts of README.md that come from the code
+# make fixtures writes fixtures/ again
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
+	$(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
+BIN := .venv/bin
+JOBS ?= 2
+
+# One thread a process: the tests run in JOBS processes. Nothing reaches for the network.
+export OMP_NUM_THREADS := 1
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_XET := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check bench schemas fixtures
+.DELETE_ON_ERROR:
+
+.venv/installed: pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error Python 3.11 or later is needed: make PYTHON=...))
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m adapterhub demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m adapterhub.documents --check
+	$(BIN)/python -m adapterhub.architectures.generate --check
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cog --check README.md
+
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks
+
+schemas: .venv/installed
+	$(BIN)/python -m adapterhub.documents
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cog -r README.md
+
+fixtures: .venv/installed
+	$(BIN)/python -m fixtures.make

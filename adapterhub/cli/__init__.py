@@ -1,0 +1,71 @@
+"""The command line: parse, call the API, print. One file per command, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, cast
+
+import click
+
+from adapterhub import __version__
+from adapterhub.cli.options import debug
+
+COMMANDS = {
+    "inspect": "Say what files are: kind, layout, architecture, algorithms, ranks.",
+    "validate": "Say what is wrong with files and how to mend it.",
+    "convert": "Rewrite an adapter in another tool's layout, and prove that it does the same.",
+    "diff": "Compare what two adapters do, module by module, whatever their layouts.",
+    "layouts": "List the layouts that are read and written.",
+    "architectures": "List the model families that are known.",
+    "demo": "Convert the fixtures of a source checkout and show the proofs.",
+}
+"""Each command with its help: `--help` imports none of them."""
+
+
+class Commands(click.Group):
+    """A group whose commands are imported one at a time: `adapterhub.cli.NAME.command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = cast(click.Command, import_module(f"adapterhub.cli.{cmd_name}").command)
+        command.help = COMMANDS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="adapterhub", message="%(prog)s %(version)s")
+@debug
+def adapterhub() -> None:
+    """Identify, check, convert and compare LoRAs and the other small files that change a Stable Diffusion model.
+
+    Exit status: 0 done, yes; 1 done, no; 2 wrong usage; 3 input refused; 4 the result would lose something;
+    5 the machine failed; 130 interrupted.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit status."""
+    from adapterhub.cli.faults import report
+
+    state: dict[str, bool] = {}
+    try:
+        return adapterhub.main(arguments, prog_name="adapterhub", standalone_mode=False, obj=state) or 0
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error gets its message and status here
+        return report(error, debug="debug" in state)
+
+
+def main() -> NoReturn:
+    """The entry point `adapterhub`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # what is no TextIOWrapper takes all
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""adapterhub convert SRC -o DST (--to LAYOUT | --for TOOL)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import adapterhub
+from adapterhub.cli.options import PATH, as_json, base, debug
+from adapterhub.cli.terminal import columns, counts, number, problems, write, write_json
+
+if TYPE_CHECKING:
+    from adapterhub.documents import Conversion
+
+
+@click.command("convert")
+@click.argument("source", metavar="SRC", type=PATH)
+@click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write.")
+@click.option("--to", metavar="LAYOUT", help="The layout to write: see adapterhub layouts.")
+@click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it.")
+@click.option("--as", "as_algorithm", type=click.Choice(["lora", "full"]), help="Rewrite other algorithms as this one.")
+@click.option("--rank", type=click.IntRange(min=1), help="With --as lora: the rank, if it may be approximate.")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast the numbers.")
+@click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
+@base
+@click.option("--allow-loss", is_flag=True, help="Drop what the layout has no place for, and list it.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
+@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@click.option("--no-check", is_flag=True, help="Do not read the result again to measure its error.")
+@as_json
+@debug
+def command(source: Path, target: str, no_check: bool, as_json: bool, **options: Any) -> None:
+    if (options["to"] is None) == (options["for_tool"] is None):
+        raise click.UsageError("Give either --to LAYOUT or --for TOOL.")
+    done = adapterhub.convert(source, target, check=not no_check, **options)
+    write_json(done) if as_json else write("\n".join(describe(done)))
+
+
+def describe(done: Conversion) -> list[str]:
+    """Where it went, the ledger in short, the proof, and whatever was dropped or odd."""
+    error = "" if done.max_error is None else f", max error {number(done.max_error)} over {done.modules} modules"
+    rows = [
+        ("from", done.source.path),
+        ("would write" if done.dry_run else "to", f"{done.target.path} ({done.target.layout})"),
+        ("ledger", counts({action: n for action, n in done.summary.items() if n}) or "nothing to do"),
+        ("proof", f"{done.exactness}{error or ', not measured'}"),
+    ]
+    drops = [(f"  drop {', '.join(entry.source)}:", entry.reason) for entry in done.entries if entry.action == "drop"]
+    return columns(rows) + columns(drops) + problems(done.problems)

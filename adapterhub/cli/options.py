@@ -1,0 +1,21 @@
+"""The arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def _remember(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(dict)["debug"] = True
+
+
+PATH = click.Path(path_type=Path)
+debug = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
+)
+paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")

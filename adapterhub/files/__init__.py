@@ -1,0 +1,26 @@
+"""Containers: what lies on disk, read without trust and written whole or not at all.
+
+`read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, its shards, and folders.
+"""
+
+from adapterhub.files.digests import data_sha256, sha256
+from adapterhub.files.limits import LIMITS, Limits
+from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, File, Package, Problem
+from adapterhub.files.reading import read
+from adapterhub.files.writing import DIGEST, write
+
+__all__ = [
+    "DIGEST",
+    "DIRECTORY",
+    "LIMITS",
+    "SAFETENSORS",
+    "SHARDED",
+    "File",
+    "Limits",
+    "Package",
+    "Problem",
+    "data_sha256",
+    "read",
+    "sha256",
+    "write",
+]

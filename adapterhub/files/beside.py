@@ -1,0 +1,63 @@
+"""What stands beside the weights: small JSON documents, and the names by which one file refers to another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from adapterhub.errors import MalformedFile
+from adapterhub.files import strict_json
+from adapterhub.files.limits import Limits
+from adapterhub.files.source import Source, machine
+
+_LEAVES = re.compile(r"(\A|[/\\])\.\.([/\\]|\Z)|\A[/\\~]|\A[A-Za-z]:|[\0\\]|\A\Z")
+
+
+def read_document(path: Path, limits: Limits) -> Any:
+    """The JSON document at `path`. MalformedFile where it is too large, no JSON, or repeats a name."""
+    source = Source(path)
+    try:
+        if source.size > limits.document:
+            raise _malformed(path, "json-too-large", f"{source.size} bytes, above the limit of {limits.document}")
+        return strict_json.loads(source.read(0, source.size).decode())
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, "json", f"this is not JSON: {error}") from None
+    finally:
+        source.close()
+
+
+def leaves(name: str) -> bool:
+    """Whether a relative name, taken as it stands, leads out of its folder on this or another system."""
+    return _LEAVES.search(name) is not None
+
+
+def inside(folder: Path, name: str, path: Path) -> Path:
+    """The real path of the file `name` of `folder`, as `path` (an index, a folder) refers to it.
+
+    MalformedFile where the name, or the link that it is, leaves the folder. The blobs of a Hugging Face cache are
+    where the links of its snapshots lead, and count as inside.
+    """
+    if leaves(name):
+        raise _malformed(path, "name-outside", f"{name!r} leads out of the folder")
+    with machine("look up", folder / name):
+        try:
+            real, root = (folder / name).resolve(), folder.resolve()
+        except RuntimeError:  # links that run in circles
+            raise _malformed(path, "link-loop", f"{name!r} is a link to itself") from None
+    if not any(real.is_relative_to(allowed) for allowed in (root, *_blobs(folder))):
+        raise _malformed(path, "link-outside", f"{name!r} is a link out of the folder")
+    return real
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """`…/models--x--y/blobs`, where `folder` lies in `…/models--x--y/snapshots/…`."""
+    return [
+        (snapshots.parent / "blobs").resolve()
+        for snapshots in folder.absolute().parents
+        if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
+    ]
+
+
+def _malformed(path: Path, rule: str, message: str) -> MalformedFile:
+    return MalformedFile(path, rule, message, mend="Get the whole folder again, or mend the file by hand.")

@@ -1,0 +1,83 @@
+"""What lies at a path: files of lazy tensors, the JSON documents beside them, and what was odd about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from adapterhub.files.source import Source
+from adapterhub.tensors import LazyTensor
+
+SAFETENSORS, SHARDED, DIRECTORY = "safetensors", "safetensors-sharded", "directory"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something odd but harmless: `where` is a tensor name, a metadata field or a file."""
+
+    severity: str
+    code: str
+    where: str
+    message: str
+
+
+@dataclass
+class File:
+    """One tensor file; tensors read from disk stand in the order of their bytes."""
+
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Package:
+    """What was read from `path`, or what is to be written.
+
+    `files` and `paths` are keyed by relative file name; the shards of one model are one File, and each has its path.
+    `size` counts the bytes on disk of all tensor files.
+    """
+
+    path: Path | None
+    container: str
+    files: Mapping[str, File]
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    size: int = 0
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    sources: tuple[Source, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def new(
+        cls, files: Mapping[str, File], documents: Mapping[str, Any] | None = None, container: str | None = None
+    ) -> Package:
+        """A package that is not on disk yet: a directory where there are documents or several files."""
+        guess = DIRECTORY if documents or len(files) != 1 else SAFETENSORS
+        return cls(None, container or guess, files, documents or {})
+
+    @property
+    def only(self) -> File:
+        """The one file. ValueError if there are several."""
+        if len(self.files) != 1:
+            raise ValueError(f"{len(self.files)} files where one was expected: {', '.join(self.files)}")
+        return next(iter(self.files.values()))
+
+    def ensure_unchanged(self) -> None:
+        """Raises MalformedFile (rule `changed-while-reading`) if any open file is not what it was when opened."""
+        for source in self.sources:
+            source.ensure_unchanged()
+
+    def close(self) -> None:
+        """Closes the files; tensors that were read from them have no bytes any more."""
+        for source in self.sources:
+            source.close()
+
+    def __enter__(self) -> Package:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

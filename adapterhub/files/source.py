@@ -1,0 +1,112 @@
+"""One open file: one descriptor, positioned reads, and a memory of what the file was when it was opened.
+
+Never mapped into memory: others may write the file, and a truncation would kill the process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapterhub.errors import MachineFailure, MalformedFile, UsageError
+
+PIECE = 4 << 20
+"""Bytes of one read; a tensor above it comes in several pieces."""
+
+
+@contextmanager
+def machine(action: str, path: Path | str) -> Iterator[None]:
+    """Turns an OSError inside into MachineFailure: "cannot `action` `path`: …"."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineFailure(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+class Source:
+    """The regular file at `path`, open for reading.
+
+    Raises UsageError where there is none, MalformedFile (rule `not-a-regular-file`) for a folder, FIFO, device or
+    socket, which is never opened, and MachineFailure where the system refuses.
+    """
+
+    __slots__ = ("_identity", "descriptor", "path", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        self.path = path
+        with machine("open", path):
+            self._require_regular(_stat(path))
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            opened = os.fstat(self.descriptor)
+        self._require_regular(opened)
+        self._identity = _identity(opened)
+        self.size = opened.st_size
+
+    def _require_regular(self, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            raise MalformedFile(
+                self.path, "not-a-regular-file", "this is no regular file", mend="Give a file, or a copy of the stream."
+            )
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`; a file that has become shorter is refused."""
+        if self.descriptor < 0:
+            raise ValueError(f"{self.path} is closed")
+        parts: list[bytes] = []
+        while length:
+            with machine("read", self.path):
+                part = os.pread(self.descriptor, length, start)
+            if not part:
+                raise self._changed()
+            if len(part) == length and not parts:
+                return part
+            parts.append(part)
+            start, length = start + len(part), length - len(part)
+        return b"".join(parts)
+
+    def pieces(self, start: int, length: int) -> Iterable[bytes]:
+        """`length` bytes from `start` in pieces of at most PIECE."""
+        if length <= PIECE:
+            return (self.read(start, length),)
+        return (self.read(at, min(PIECE, start + length - at)) for at in range(start, start + length, PIECE))
+
+    def ensure_unchanged(self) -> None:
+        """Raises MalformedFile (rule `changed-while-reading`) if size, time or inode differ from when it was opened."""
+        try:
+            now = {_identity(os.fstat(self.descriptor)), _identity(os.stat(self.path))}
+        except OSError:
+            raise self._changed() from None
+        if now != {self._identity}:
+            raise self._changed()
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _changed(self) -> MalformedFile:
+        return MalformedFile(
+            self.path, "changed-while-reading", "the file changed while it was read",
+            mend="Wait until whoever writes it is done, then run the command again.",
+        )  # fmt: skip
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{path} does not exist") from None
+    except ValueError as error:  # a NUL in the name
+        raise UsageError(f"{str(path)!r} is no file name: {error}") from None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

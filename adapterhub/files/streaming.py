@@ -1,0 +1,95 @@
+"""Bytes on their way into a file: small pieces gathered, large ones passed on, hashed on a second thread meanwhile."""
+
+from __future__ import annotations
+
+import os
+from queue import Queue
+from threading import Thread
+from types import TracebackType
+
+from adapterhub.files.source import PIECE
+from adapterhub.tensors import Buffer
+
+_GATHERED = 1 << 20
+"""Bytes below which pieces are joined before they are written."""
+_WAITING = 2
+"""Pieces that may wait to be hashed: what bounds the memory."""
+
+
+class Hasher:
+    """SHA-256 of what `update` is given, computed on a thread of its own; `hexdigest` waits for it."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self._digest = hashlib.sha256()
+        self._waiting: Queue[bytes | None] = Queue(_WAITING)
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Hasher:
+        self._thread.start()
+        return self
+
+    def update(self, piece: bytes) -> None:
+        self._waiting.put(piece)
+
+    def hexdigest(self) -> str:
+        self._stop()
+        return self._digest.hexdigest()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (piece := self._waiting.get()) is not None:
+            self._digest.update(piece)
+
+
+class Stream:
+    """Appends to the file behind `descriptor`, and gives `hasher` the same bytes."""
+
+    def __init__(self, descriptor: int, hasher: Hasher) -> None:
+        self._descriptor, self._hasher = descriptor, hasher
+        self._gathered: list[bytes] = []
+        self._size = 0
+
+    def put(self, chunk: Buffer) -> int:
+        """Writes `chunk`, now or later; gives its bytes. It may be changed afterwards."""
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), PIECE):
+            part = view[start : start + PIECE]
+            self._put(chunk if isinstance(chunk, bytes) and len(part) == len(chunk) else bytes(part))
+        return len(view)
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        gathered, self._gathered, self._size = b"".join(self._gathered), [], 0
+        self._write(gathered)
+
+    def _put(self, piece: bytes) -> None:
+        if self._size + len(piece) > _GATHERED:
+            self.flush()
+        if len(piece) > _GATHERED:
+            self._write(piece)
+        else:
+            self._gathered.append(piece)
+            self._size += len(piece)
+
+    def _write(self, piece: bytes) -> None:
+        if piece:
+            self._hasher.update(piece)
+            write_all(self._descriptor, piece)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data`, however little the system takes at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,140 @@
+"""write: a package onto the disk, whole or not at all, one tensor at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapterhub.files import publishing
+from adapterhub.files.beside import leaves
+from adapterhub.files.package import DIRECTORY, File, Package
+from adapterhub.files.safetensors import render_header, shown
+from adapterhub.files.source import PIECE, machine
+from adapterhub.files.streaming import Hasher, Stream, write_all
+from adapterhub.files.targets import require_file_target, require_folder_target
+from adapterhub.tensors import DTYPE_BITS, LazyTensor
+
+DIGEST = "0" * 64
+"""Stands in metadata for the SHA-256 of the bytes after the header, which is known only when they are written."""
+_ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
+_NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+Tensors = Sequence[tuple[str, LazyTensor]]
+
+
+def write(
+    package: Package,
+    path: Path,
+    *,
+    force: bool = False,
+    hashed: Collection[str] = (),
+    sources: Collection[Path] = (),
+) -> dict[str, str]:
+    """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
+    the tensor files.
+
+    `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data. `force` replaces
+    what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own files
+    nor `sources` are ever overwritten. Whatever goes wrong, `path` is as it was before.
+
+    Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
+    """
+    path, inputs = Path(path), {*package.paths.values(), *sources}
+    if package.container == DIRECTORY:
+        return _write_folder(package, path, force, hashed, inputs)
+    require_file_target(path, inputs, force=force)
+    with publishing.unpublished_file(path) as (temporary, descriptor):
+        with machine("write", path):
+            digest = _write_file(package.only, descriptor, hashed)
+        publishing.publish_file(temporary, path, force=force)
+    return {path.name: digest}
+
+
+def _write_folder(
+    package: Package, path: Path, force: bool, hashed: Collection[str], inputs: Collection[Path]
+) -> dict[str, str]:
+    names = [*package.files, *package.documents]
+    if bad := [name for name in names if leaves(name)]:
+        raise ValueError(f"{bad} lead out of the folder")
+    require_folder_target(path, names, inputs, force=force)
+    with publishing.unpublished_folder(path) as (temporary, _):
+        digests = {}
+        with machine("write", path):
+            for name, file in package.files.items():
+                with _new_file(temporary / name) as descriptor:
+                    digests[name] = _write_file(file, descriptor, hashed)
+            for name, document in package.documents.items():
+                with _new_file(temporary / name) as descriptor:
+                    _write_document(document, descriptor)
+        publishing.publish_folder(temporary, path)
+    return digests
+
+
+def _write_file(file: File, descriptor: int, hashed: Collection[str]) -> str:
+    """Writes a file in safetensors' own order: dtypes from the widest down, then names; gives its SHA-256."""
+    tensors = sorted(file.tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+    pending = [name for name in hashed if DIGEST in file.metadata.get(name, "")]
+    header = render_header(tensors, file.metadata)
+    _allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
+    with Hasher() as hasher:
+        stream = Stream(descriptor, hasher)
+        if pending:
+            write_all(descriptor, header)  # not hashed yet: it depends on the hash of what follows
+        else:
+            stream.put(header)
+        for name, tensor in tensors:
+            _copy(name, tensor, stream)
+        stream.flush()
+        digest = hasher.hexdigest()
+    if pending:
+        true = {name: file.metadata[name].replace(DIGEST, digest) for name in pending}
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        write_all(descriptor, render_header(tensors, {**file.metadata, **true}))
+        digest = _sha256(descriptor)
+    os.fsync(descriptor)
+    return digest
+
+
+def _copy(name: str, tensor: LazyTensor, stream: Stream) -> None:
+    written = sum(map(stream.put, tensor.chunks()))
+    if written != tensor.nbytes:
+        raise ValueError(f"tensor {shown(name)} gave {written} bytes instead of {tensor.nbytes}")
+
+
+def _sha256(descriptor: int) -> str:
+    with Hasher() as hasher:
+        start = 0
+        while piece := os.pread(descriptor, PIECE, start):
+            hasher.update(piece)
+            start += len(piece)
+        return hasher.hexdigest()
+
+
+def _write_document(document: Any, descriptor: int) -> None:
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_all(descriptor, f"{text}\n".encode())
+    os.fsync(descriptor)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_ALLOCATION:
+            raise
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

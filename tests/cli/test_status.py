@@ -1,0 +1,88 @@
+"""Exit statuses and messages: what was wrong, on standard error, and nothing on standard output."""
+
+import errno
+
+import click
+import pytest
+
+from adapterhub import errors
+from adapterhub.cli.faults import explain, report
+
+CASES = [
+    (errors.UsageError("no"), "usage-error", 2),
+    (errors.UnknownName("layout", "koya", ["kohya", "peft"]), "unknown-name", 2),
+    (errors.MalformedFile("a.safetensors", "header-too-large", "its header is too large"), "header-too-large", 3),
+    (errors.NotAnAdapter("a checkpoint"), "not-an-adapter", 3),
+    (errors.NeedsBase("DoRA"), "needs-base", 3),
+    (errors.LossyConversion("no place", [("alpha", "the layout has none")]), "lossy-conversion", 4),
+    (errors.MachineFailure("full"), "machine-failure", 5),
+    (errors.AdapterhubError("no"), "adapterhub-error", 1),
+    (FileNotFoundError(errno.ENOENT, "No such file", "a"), "file-not-found-error", 2),
+    (PermissionError(errno.EACCES, "Permission denied", "a"), "permission-error", 5),
+    (OSError(errno.ENOSPC, "No space left on device"), "oserror", 5),
+    (MemoryError(), "memory-error", 5),
+    (KeyboardInterrupt(), "interrupted", 130),
+    (click.Abort(), "interrupted", 130),
+    (ZeroDivisionError("division by zero"), "internal", 5),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "status"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_every_error_has_a_code_and_a_status(error, code, status):
+    assert (explain(error).code, explain(error).status) == (code, status)
+
+
+def test_an_end_of_file_that_click_took_for_an_interrupt_is_an_internal_error():
+    abort = click.Abort()
+    abort.__cause__ = EOFError("ran out of input")
+    assert explain(abort).code == "internal"
+
+
+def test_a_message_says_what_and_then_how_to_mend_it(capsys):
+    assert report(errors.UnknownName("layout", "koya", ["kohya", "peft"]), debug=False) == 2
+    assert capsys.readouterr() == ("", "error: unknown layout 'koya'\nKnown: kohya, peft.\n")
+
+
+def test_what_would_be_lost_is_listed_with_its_reason():
+    losses = [(f"key{number}", "no place for it") for number in range(22)]
+    lines = explain(errors.LossyConversion("22 tensors have no place", losses)).message.splitlines()
+    assert lines[:2] == ["22 tensors have no place", "  key0: no place for it"]
+    assert lines[20:] == ["  key19: no place for it", "  ... and 2 more"]
+
+
+def test_the_places_of_a_broken_adapter_are_listed():
+    assert explain(errors.BrokenAdapter("half a pair", ["a.lora_down"])).message == "half a pair\n  a.lora_down"
+
+
+def test_what_stands_in_a_file_is_escaped_in_messages():
+    message = explain(errors.MalformedFile("a\x1b[31m\n.safetensors", "bad-name", "\u202eodd")).message
+    assert message == r"a\x1b[31m\n.safetensors: \u202eodd"
+
+
+def test_a_traceback_is_shown_only_with_debug(capsys):
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError as error:
+        report(error, debug=False)
+        quiet = capsys.readouterr().err
+        report(error, debug=True)
+    assert quiet == "error: internal error, ZeroDivisionError: division by zero\nRun with --debug for the traceback.\n"
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [
+    ["koya"], ["inspect"], ["inspect", "--koya", "a"], ["convert", "a"], ["convert", "a", "-o", "b"],
+    ["convert", "a", "-o", "b", "--to", "kohya", "--for", "a1111"], ["convert", "a", "-o", "b", "--rank", "0"],
+    ["diff", "a"], ["diff", "a", "b", "--tolerance", "-1"], ["convert", "a", "-o", "b", "--to", "kohya", "--dtype", "f"],
+])  # fmt: skip
+def test_wrong_usage_is_2_and_says_so_on_standard_error_only(cli, arguments):
+    status, out, err = cli(*arguments)
+    assert (status, out) == (2, "")
+    assert "Error: " in err
+
+
+@pytest.mark.parametrize("arguments", [["inspect"], ["validate"], ["inspect", "--json"], ["validate", "--json"]])
+def test_a_path_that_is_not_there_is_wrong_usage(cli, tmp_path, arguments):
+    status, out, err = cli(*arguments, tmp_path / "absent")
+    assert (status, out) == (2, "")
+    assert err == f"error: {tmp_path / 'absent'} does not exist\n"

@@ -1,0 +1,59 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from adapterhub.cli import run
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("ADAPTERHUB_REAL_FILES", ROOT.parent / "shared" / "real"))
+
+
+class Outcome(NamedTuple):
+    """What a command line did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`cli("inspect", path)`: the command line in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_files() -> Path:
+    """The folder of files that public projects carry; tests that need it are skipped where it is absent."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real files at {REAL}: set ADAPTERHUB_REAL_FILES")
+    return REAL
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> Path:
+    """A Kohya LoRA for one linear layer of SD 1.x."""
+    head = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {
+        f"{head}.lora_down.weight": np.full((4, 320), 0.5, np.float16),
+        f"{head}.lora_up.weight": np.full((320, 4), 0.25, np.float16),
+        f"{head}.alpha": np.array(4, np.float16),
+    }
+    path = tmp_path / "style.safetensors"
+    save_file(tensors, path)
+    return path
