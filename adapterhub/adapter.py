@@ -104,6 +104,7 @@ Roles = Mapping[Role, LazyTensor]
 def grouped(tensors: Mapping[Key, LazyTensor]) -> dict[Module, dict[Role, LazyTensor]]:
     """The tensors of each module by role, in order of first appearance."""
     modules: dict[Module, dict[Role, LazyTensor]] = {}
+    roles: dict[Role, LazyTensor] = {}
     last: tuple[str, str] | None = None
     for (component, module, role), tensor in tensors.items():
         if last != (component, module):
@@ -136,6 +137,10 @@ class Adapter:
     def with_tensors(self, tensors: Mapping[Key, LazyTensor]) -> Adapter:
         """The same adapter with other tensors."""
         return replace(self, tensors=tensors)
+
+    def with_metadata(self, metadata: Mapping[str, str]) -> Adapter:
+        """The same adapter with other metadata."""
+        return replace(self, metadata=metadata)
 
     def components(self) -> Iterator[str]:
         """The components that it touches, each once."""

@@ -154,7 +154,9 @@ def total_scale(tensors: Roles) -> Fraction | float:
     if R.SCALAR not in tensors:
         return scale
     factor = _exact(item(tensors[R.SCALAR]))
-    return scale * factor if isinstance(scale, Fraction) and isinstance(factor, Fraction) else float(scale) * float(factor)
+    return (
+        scale * factor if isinstance(scale, Fraction) and isinstance(factor, Fraction) else float(scale) * float(factor)
+    )
 
 
 def old_glora(tensors: Roles) -> bool:

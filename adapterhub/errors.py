@@ -1,16 +1,16 @@
 """Every error that adapterhub raises on purpose, and the exit status that the command line gives it.
 
-    AdapterhubError              1  the answer is no
-    ├── UsageError               2  the request is wrong
-    │   ├── OutputExists         2  the target is there already
-    │   └── UnknownName          2  no such layout, tool, architecture, algorithm …
-    ├── RefusedInput             3  the input is malformed, unsafe, or not what the command works on
-    │   ├── MalformedFile        3  the bytes break a rule of their container
-    │   ├── NotAnAdapter         3  well-formed, but not of the kind that the command works on
-    │   ├── BrokenAdapter        3  an adapter that contradicts itself (half pairs, mixed architectures …)
-    │   └── NeedsBase            3  the result depends on the base model's weights, and none was given
-    ├── LossyConversion          4  the result would lose something, and that was not allowed
-    └── MachineFailure           5  no space, no permission, I/O error
+AdapterhubError              1  the answer is no
+├── UsageError               2  the request is wrong
+│   ├── OutputExists         2  the target is there already
+│   └── UnknownName          2  no such layout, tool, architecture, algorithm …
+├── RefusedInput             3  the input is malformed, unsafe, or not what the command works on
+│   ├── MalformedFile        3  the bytes break a rule of their container
+│   ├── NotAnAdapter         3  well-formed, but not of the kind that the command works on
+│   ├── BrokenAdapter        3  an adapter that contradicts itself (half pairs, mixed architectures …)
+│   └── NeedsBase            3  the result depends on the base model's weights, and none was given
+├── LossyConversion          4  the result would lose something, and that was not allowed
+└── MachineFailure           5  no space, no permission, I/O error
 """
 
 from __future__ import annotations

@@ -122,5 +122,3 @@ def _array(role: Role, tensor: LazyTensor, array: np.ndarray) -> Iterator[bytes]
     same = np.array_equal(narrow.astype("<f8"), array, equal_nan=True)
     yield f"{role}{shape if tensor.size > 1 else ''}".encode()
     yield (narrow if same else array).tobytes()
-
-

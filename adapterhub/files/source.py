@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,10 +84,11 @@ class Source:
         if now != {self._identity}:
             raise self._changed()
 
-    def close(self) -> None:
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Closes the descriptor; `close` is bound here because `os` may be gone when the interpreter ends."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            close(descriptor)
 
     def __del__(self) -> None:
         self.close()

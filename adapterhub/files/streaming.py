@@ -12,6 +12,8 @@ from adapterhub.tensors import Buffer
 
 _GATHERED = 1 << 20
 """Bytes below which pieces are joined before they are written."""
+_BEHIND = 16 << 20
+"""Bytes after which the system is told to begin with writing them out, so that fsync has little left to wait for."""
 _WAITING = 2
 """Pieces that may wait to be hashed: what bounds the memory."""
 
@@ -59,6 +61,7 @@ class Stream:
         self._descriptor, self._hasher = descriptor, hasher
         self._gathered: list[bytes] = []
         self._size = 0
+        self._written = self._begun = 0
 
     def put(self, chunk: Buffer) -> int:
         """Writes `chunk`, now or later; gives its bytes. It may be changed afterwards."""
@@ -86,6 +89,15 @@ class Stream:
         if piece:
             self._hasher.update(piece)
             write_all(self._descriptor, piece)
+            self._written += len(piece)
+            self._begin_writeback()
+
+    def _begin_writeback(self) -> None:
+        """Linux begins to write out dirty pages that are no longer wanted; only clean ones are dropped."""
+        ahead = self._written - self._begun
+        if ahead >= _BEHIND:
+            os.posix_fadvise(self._descriptor, self._begun, ahead, os.POSIX_FADV_DONTNEED)
+            self._begun = self._written
 
 
 def write_all(descriptor: int, data: bytes) -> None:

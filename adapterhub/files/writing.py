@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,29 +34,38 @@ def write(
     force: bool = False,
     hashed: Collection[str] = (),
     sources: Collection[Path] = (),
+    prove: Callable[[Path], None] | None = None,
 ) -> dict[str, str]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
     the tensor files.
 
     `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data. `force` replaces
     what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own files
-    nor `sources` are ever overwritten. Whatever goes wrong, `path` is as it was before.
+    nor `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`,
+    and stops that by raising. Whatever goes wrong, `path` is as it was before.
 
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
     path, inputs = Path(path), {*package.paths.values(), *sources}
     if package.container == DIRECTORY:
-        return _write_folder(package, path, force, hashed, inputs)
+        return _write_folder(package, path, force, hashed, inputs, prove)
     require_file_target(path, inputs, force=force)
     with publishing.unpublished_file(path) as (temporary, descriptor):
         with machine("write", path):
             digest = _write_file(package.only, descriptor, hashed)
+        if prove is not None:
+            prove(temporary)
         publishing.publish_file(temporary, path, force=force)
     return {path.name: digest}
 
 
 def _write_folder(
-    package: Package, path: Path, force: bool, hashed: Collection[str], inputs: Collection[Path]
+    package: Package,
+    path: Path,
+    force: bool,
+    hashed: Collection[str],
+    inputs: Collection[Path],
+    prove: Callable[[Path], None] | None,
 ) -> dict[str, str]:
     names = [*package.files, *package.documents]
     if bad := [name for name in names if leaves(name)]:
@@ -71,6 +80,8 @@ def _write_folder(
             for name, document in package.documents.items():
                 with _new_file(temporary / name) as descriptor:
                     _write_document(document, descriptor)
+        if prove is not None:
+            prove(temporary)
         publishing.publish_folder(temporary, path)
     return digests
 

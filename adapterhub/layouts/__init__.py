@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ TOOLS = {
 """Who will read the result → the layout that it reads in full (`--for`)."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def every() -> tuple[Layout, ...]:
     """All layouts by name: those of this package, then those of others."""
     here = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))

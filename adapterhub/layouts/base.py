@@ -16,6 +16,7 @@ from adapterhub.files import Package
 from adapterhub.layouts.spelled import Spelled
 from adapterhub.tensors import LazyTensor
 
+
 class AlphaPlace(StrEnum):
     """Where a layout keeps alpha."""
 
@@ -87,17 +88,40 @@ class Encoded:
     package: Package
     places: Mapping[Key, str | None]
 
+    def stores(self, place: str) -> bool:
+        """Whether a place is a tensor of the package, and no metadata or config."""
+        if len(self.package.files) == 1 and place in self.package.only.tensors:
+            return True
+        file, _, name = place.partition(":")
+        return file in self.package.files and name in self.package.files[file].tensors
+
 
 class Layout(Protocol):
     """A bijection between the places of a file and the keys of an adapter."""
 
-    name: str
-    kind: Kind
-    summary: str
-    tools: tuple[str, ...]
-    alpha: AlphaPlace
-    directory: bool
-    writes: bool
+    @property
+    def name(self) -> str:
+        """What --to takes."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its files are for."""
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+
+    @property
+    def alpha(self) -> AlphaPlace:
+        """Where it keeps alpha."""
+
+    @property
+    def directory(self) -> bool:
+        """Whether it is written as a folder."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is written at all."""
 
     def explains(
         self, package: Package, spelled: Mapping[str, Spelled], architecture: Architecture, *, lenient: bool = False
@@ -141,7 +165,7 @@ def fit_of(
         for head, module in heads.items():
             weight = architecture.weights[module.component][module.module]
             if not fits(source.extents[head], weight):
-                seen = _VARIANTS.get((module, source.extents[head][1]))
+                seen = _VARIANTS.get((module, source.extents[head][1] or 0))
                 variant = seen or variant
                 if seen is None:
                     misfits.append(module)

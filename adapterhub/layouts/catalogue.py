@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import adapterhub.layouts as layouts
-from adapterhub.algorithms import ALGORITHMS, BY_NAME
 from adapterhub.adapter import Role
+from adapterhub.algorithms import ALGORITHMS, BY_NAME
 from adapterhub.documents import LayoutInfo
 from adapterhub.layouts.base import Layout
 

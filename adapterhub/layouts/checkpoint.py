@@ -18,7 +18,9 @@ def weights(package: Package, architecture: str) -> Mapping[str, LazyTensor]:
     model = architectures.get(architecture)
     found = dict(_from_folder(package, model) if len(package.files) > 1 else _from_single_file(package, model))
     if not found:
-        raise NotAnAdapter(f"{package.path}: holds no weight of {model.title}", mend="Give the base model of the adapter.")
+        raise NotAnAdapter(
+            f"{package.path}: holds no weight of {model.title}", mend="Give the base model of the adapter."
+        )
     return found
 
 

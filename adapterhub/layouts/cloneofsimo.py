@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import adapterhub.architectures as architectures
@@ -42,7 +42,7 @@ _BLOCKS = ("down_blocks", "up_blocks", "mid_block")
 _ORDERS = tuple((order, extended) for extended in (False, True) for order in _TRANSFORMER)
 
 
-@lru_cache(maxsize=None)
+@cache
 def traversal(architecture: str, component: str, order: str, extended: bool) -> tuple[str, ...]:
     """The modules of a component in cloneofsimo's order."""
     modules = architectures.get(architecture).weights[component]
@@ -78,7 +78,6 @@ class Cloneofsimo:
     name: str = "cloneofsimo"
     kind: Kind = Kind.LORA
     summary: str = "`unet:0:up` … with ranks in the metadata"
-    tools: tuple[str, ...] = ()
     alpha: AlphaPlace = AlphaPlace.FOLDED
     directory: bool = False
     writes: bool = True
@@ -182,7 +181,7 @@ def _written(key: Key, tensor: LazyTensor) -> LazyTensor:
     return tensor
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ordinals(architecture: str) -> dict[Module, int]:
     if architecture not in ("sd1", "sd2"):
         return {}

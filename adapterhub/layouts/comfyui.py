@@ -38,7 +38,6 @@ OTHER_PREFIXES: Mapping[str, Prefixes] = {
 LAYOUT = KeyedLayout(
     name="comfyui",
     summary="`diffusion_model.…` and `text_encoders.…`, original (LDM) dotted names",
-    tools=("comfyui",),
     file_name="lora.safetensors",
     prefixes=PREFIXES,
     dialects=LDM,

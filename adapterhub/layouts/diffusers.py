@@ -69,7 +69,6 @@ def _write(adapter: Adapter, metadata: dict[str, str]) -> None:
 LAYOUT = KeyedLayout(
     name="diffusers",
     summary="`pytorch_lora_weights.safetensors`, `unet.…lora_A.weight`, α in `lora_adapter_metadata`",
-    tools=("diffusers",),
     prefixes=PREFIXES,
     suffixes=PEFT_LORA,
     alpha=AlphaPlace.METADATA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import adapterhub.architectures as architectures
@@ -42,7 +42,6 @@ class KeyedLayout:
     name: str
     kind: Kind = Kind.LORA
     summary: str
-    tools: tuple[str, ...] = ()
     file_name: str = "pytorch_lora_weights.safetensors"
     prefixes: Prefixes
     dialects: Mapping[str, str] = field(default_factory=dict)
@@ -142,17 +141,17 @@ def _heads(layout: KeyedLayout, architecture: str, variant: Variant | None = Non
                 yield prefix + (flat(spelled) if layout.separator == "_" else spelled), Module(component, module)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table(layout: KeyedLayout, architecture: str) -> dict[str, Module]:
     return dict(_heads(layout, architecture))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _inverse(layout: KeyedLayout, architecture: str) -> dict[Module, str]:
     return {module: head for head, module in layout.table(architecture).items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _variants(layout: KeyedLayout, architecture: str) -> dict[str, tuple[Module, str]]:
     """Spellings that are only read: the first variant that spells a head keeps it."""
     table: dict[str, tuple[Module, str]] = {}
@@ -162,7 +161,7 @@ def _variants(layout: KeyedLayout, architecture: str) -> dict[str, tuple[Module,
     return table
 
 
-@lru_cache(maxsize=None)
+@cache
 def _readable(layout: KeyedLayout) -> frozenset[str]:
     tables = (layout.suffixes, *layout.component_suffixes.values())
     written = {suffix for table in tables for suffix in table.values()}

@@ -31,7 +31,9 @@ OTHER_PREFIXES: Mapping[str, Prefixes] = {
     "": PREFIXES,
     "lycoris-prefix": prefixes("lycoris_", "lycoris_", "lycoris_", "lycoris_"),
     "oft-prefix": prefixes("oft_unet_", "oft_te_", "oft_te1_", "oft_te2_"),
-    "doubled-prefix": prefixes("lora_unet_unet_", "lora_te_text_encoder_", "lora_te_text_encoder_", "lora_te_text_encoder_2_"),
+    "doubled-prefix": prefixes(
+        "lora_unet_unet_", "lora_te_text_encoder_", "lora_te_text_encoder_", "lora_te_text_encoder_2_"
+    ),
     "double-underscore": prefixes("lora_unet__", "lora_te__", "lora_te1__", "lora_te2__"),
     "first-encoder-unnumbered": {"sdxl": {"text_encoder": "lora_te_"}},
     "first-encoder-numbered": {name: {"text_encoder": "lora_te1_"} for name in ("sd1", "sd2")},
@@ -42,7 +44,6 @@ ODD_FLAT = {**ODD, "trailing-underscore": trailing_underscore, "processor-name":
 LAYOUT = KeyedLayout(
     name="kohya",
     summary="`lora_unet_…`, `lora_te…`; SDXL's UNet in the LDM dialect; LyCORIS suffixes",
-    tools=("a1111", "forge", "kohya", "invokeai"),
     file_name="lora.safetensors",
     prefixes=PREFIXES,
     dialects=LDM_SDXL,

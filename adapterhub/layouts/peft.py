@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ class Peft:
     name: str = "peft"
     kind: Kind = Kind.LORA
     summary: str = "a directory per component: `adapter_config.json` + `adapter_model.safetensors`"
-    tools: tuple[str, ...] = ("peft",)
     alpha: AlphaPlace = AlphaPlace.METADATA
     directory: bool = True
     writes: bool = True
@@ -194,17 +193,22 @@ def _read_rotations(reading: Reading, component: str, config: Mapping[str, Any])
         reading.tensors[key._replace(role=Role.OFT_TERMS)] = scalar(terms, "I32")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table(architecture: str, component: str) -> dict[str, Module]:
     paths = architectures.get(architecture).weights[component]
     short = {PREFIX + name: Module(component, path) for path in paths if (name := without_text_model(component, path))}
     return {**short, **{PREFIX + path: Module(component, path) for path in paths}}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _inverse(architecture: str) -> dict[Module, str]:
     weights = architectures.get(architecture).weights
-    return {Module(component, path): PREFIX + path for component in weights if component != "vae" for path in weights[component]}
+    return {
+        Module(component, path): PREFIX + path
+        for component in weights
+        if component != "vae"
+        for path in weights[component]
+    }
 
 
 LAYOUT = Peft()

@@ -23,6 +23,10 @@ class Gap(NamedTuple):
     max_abs: float
     relative: float
 
+    def max(self, other: Gap) -> Gap:
+        """The larger of each."""
+        return Gap(max(self.max_abs, other.max_abs), max(self.relative, other.relative))
+
 
 SAME = Gap(0.0, 0.0)
 
@@ -41,8 +45,7 @@ def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
         return SAME
     if Role.VECTORS in a or Role.VECTORS in b:
         return _distance(*(_vectors(tensors) for tensors in (a, b)))
-    pairs = [(_change(module, a, base), _change(module, b, base)), (_bias(a), _bias(b))]
-    return Gap(*map(max, zip(*(_distance(x, y) for x, y in pairs), strict=True)))
+    return _distance(_change(module, a, base), _change(module, b, base)).max(_distance(_bias(a), _bias(b)))
 
 
 def same(a: Roles, b: Roles) -> bool:

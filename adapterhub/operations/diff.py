@@ -33,7 +33,9 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
         only_in_a=[".".join(module) for module in only_a],
         only_in_b=[".".join(module) for module in only_b],
         differences=[
-            ModuleDifference(component=module.component, module=module.module, max_abs=gap.max_abs, relative=gap.relative)
+            ModuleDifference(
+                component=module.component, module=module.module, max_abs=gap.max_abs, relative=gap.relative
+            )
             for gap, module in differing
         ],
     )

@@ -55,7 +55,9 @@ def faults(package: Package, identity: Identity, reading: Reading | None) -> Ite
 def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
     if identity.mixed:
         names = " and ".join(identity.mixed)
-        yield _error("mixed-architectures", "", f"keys of {names} stand side by side", "Two files were mixed; get the originals.")
+        yield _error(
+            "mixed-architectures", "", f"keys of {names} stand side by side", "Two files were mixed; get the originals."
+        )
     for name in fit.unplaced:
         yield _error("unknown-key", name, f"no module of {fit.architecture} in the {fit.layout.name} layout has this key",
                      "Nothing can say what it does; --allow-loss leaves it out.")  # fmt: skip
@@ -64,7 +66,9 @@ def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
                      "Readers differ in which they take: remove one.")  # fmt: skip
     title = architectures.get(fit.architecture).title
     if identity.other_widths:
-        yield _warning("other-widths", "", f"the names are those of {title}, the widths are not: a distilled or tiny model")
+        yield _warning(
+            "other-widths", "", f"the names are those of {title}, the widths are not: a distilled or tiny model"
+        )
     else:
         weights = architectures.get(fit.architecture).weights
         for module in fit.misfits:
@@ -94,7 +98,9 @@ def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
     algorithm = algorithm_of(tensors)
     if algorithm is None:
         roles = ", ".join(sorted(tensors))
-        yield _error("orphan-key", where, f"{roles} without the tensors that it belongs to", "The file was cut or edited.")
+        yield _error(
+            "orphan-key", where, f"{roles} without the tensors that it belongs to", "The file was cut or edited."
+        )
         return
     if lacking := missing(tensors, algorithm):
         yield _error("missing-pair", where, f"{algorithm.name} without {', '.join(sorted(lacking))}",

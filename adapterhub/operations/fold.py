@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
@@ -76,9 +77,10 @@ def _loss(source: LazyTensor, scale: Fraction) -> float:
     if max(abs(p), q) >> 900 or not _fits(source.dtype, p) or not _fits(source.dtype, q):
         return 2.0 ** -_DIGITS[source.dtype]
     values, rounded = tensor(source), tensor(_times(source, scale))
-    wrong = (rounded * float(q) - values * float(p))[values.isfinite()]
-    size = float((values * float(p))[values.isfinite()].norm())
-    return float(wrong.norm()) / size if size else float(wrong.norm())
+    exact = (values * float(p))[values.isfinite()]
+    wrong = float((rounded[values.isfinite()] * float(q) - exact).norm())
+    size = float(exact.norm())
+    return math.inf if math.isnan(wrong) else wrong / size if size else wrong
 
 
 def _fits(dtype: str, factor: int) -> bool:

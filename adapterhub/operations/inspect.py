@@ -16,6 +16,7 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations.faults import faults
+from adapterhub.operations.source import warnings_of
 from adapterhub.tensors import item
 
 
@@ -50,9 +51,7 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
 
 def problems_of(package: Package, identity: Identity, reading: Reading | None) -> list[Problem]:
     """What the header tells, of the container and of the adapter."""
-    odd = [Problem(severity="warning", code=found.code, where=found.where, message=found.message)
-           for found in package.problems]  # fmt: skip
-    return [*odd, *faults(package, identity, reading)]
+    return [*warnings_of(package), *faults(package, identity, reading)]
 
 
 def _found(identity: Identity) -> Iterator[str]:
@@ -122,5 +121,3 @@ def hashes(package: Package) -> Hashes | None:
         return None
     (path,) = package.paths.values()
     return Hashes(**files.every_digest(path))
-
-

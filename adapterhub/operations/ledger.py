@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from adapterhub.adapter import Key
 from adapterhub.documents import Action, LedgerEntry
+from adapterhub.layouts.base import Encoded
 
 # From the least to the most that can happen to a tensor: an entry shows the most.
 _ACTIONS: tuple[Action, ...] = (
@@ -27,7 +28,6 @@ class Ledger:
     """One fate for each source key; keys that a step turns into something together share theirs."""
 
     places: Mapping[Key, str]
-    unplaced: Collection[str] = ()
     fates: dict[Key, _Fate] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,24 +48,17 @@ class Ledger:
         for key in merged.sources:
             self.fates[key] = merged
 
-    def entries(self, placed: Mapping[Key, str | None], stored: Collection[str]) -> list[LedgerEntry]:
-        """Every source tensor in one entry. `placed` says where keys went, `stored` which places are tensors."""
-        entries = [
-            _entry(fate, self.places, placed, stored) for fate in {id(f): f for f in self.fates.values()}.values()
-        ]
-        return entries + [
-            LedgerEntry(source=[name], target=[], action="drop", reason="no layout knows this key")
-            for name in self.unplaced
-        ]
+    def entries(self, encoded: Encoded) -> list[LedgerEntry]:
+        """Every source tensor in one entry."""
+        fates = {id(fate): fate for fate in self.fates.values()}.values()
+        return [_entry(fate, self.places, encoded) for fate in fates]
 
 
-def _entry(
-    fate: _Fate, places: Mapping[Key, str], placed: Mapping[Key, str | None], stored: Collection[str]
-) -> LedgerEntry:
+def _entry(fate: _Fate, places: Mapping[Key, str], encoded: Encoded) -> LedgerEntry:
     source = [places[key] for key in fate.sources]
-    target = [place for key in placed if key in fate.now and (place := placed[key]) is not None]
+    target = [place for key in encoded.places if key in fate.now and (place := encoded.places[key]) is not None]
     action: Action = fate.action or ("copy" if source == target else "rename")
-    if action in ("copy", "rename") and not any(place in stored for place in target):
+    if action in ("copy", "rename") and not any(map(encoded.stores, target)):
         action = "metadata"
     return LedgerEntry(source=source, target=target, action=action, reason=fate.reason)
 
@@ -78,5 +71,3 @@ def summary(entries: Iterable[LedgerEntry]) -> dict[Action, int]:
     for entry in entries:
         counted[entry.action] += len(entry.source)
     return counted
-
-

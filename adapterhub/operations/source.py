@@ -94,3 +94,11 @@ def _without(source: Source, errors: list[Problem]) -> Source:
     places = {key: place for key, place in reading.places.items() if key in kept}
     whole = replace(reading, tensors=kept, places=places)
     return replace(source, reading=whole, dropped=tuple(dropped))
+
+
+def warnings_of(package: Package) -> list[Problem]:
+    """What was odd about the container."""
+    return [
+        Problem(severity="warning", code=found.code, where=found.where, message=found.message)
+        for found in package.problems
+    ]

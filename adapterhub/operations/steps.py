@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adapterhub.adapter import Adapter, Key, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, label, scale_of
@@ -15,6 +16,9 @@ from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.tensors import FLOATS, LazyTensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 R = Role
 
 # Roles without which a module is still itself: a layout that has no place for them loses them alone.
@@ -24,15 +28,10 @@ _SCALES = frozenset({R.ALPHA, R.SCALE, R.SCALAR})
 
 @dataclass(frozen=True)
 class Step:
-    """An adapter on its way, with the ledger and the base that every step may need."""
+    """What every step may need: the ledger to tell, and the base to look weights up in."""
 
-    adapter: Adapter
     ledger: Ledger
     base: Base
-
-    def on(self, adapter: Adapter) -> Step:
-        """The next step's starting point."""
-        return replace(self, adapter=adapter)
 
     def replaced(self, module: Module, before: Roles, after: Roles, action: Action, reason: str) -> None:
         """Tells the ledger that a module's tensors, those that changed, became others."""
@@ -41,14 +40,14 @@ class Step:
         self.ledger.replace(old or new, new, action, reason)
 
 
-def as_algorithm(step: Step, name: str, rank: int | None, dtype: str | None) -> tuple[Adapter, float]:
+def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtype: str | None) -> tuple[Adapter, float]:
     """Every module as `name` ("lora" or "full"); also the largest relative error that a truncation left."""
     from adapterhub.operations.as_full import as_full
     from adapterhub.operations.as_lora import as_lora
 
     tensors: dict[Key, LazyTensor] = {}
     error = 0.0
-    for module, roles in step.adapter.modules().items():
+    for module, roles in adapter.modules().items():
         algorithm = algorithm_of(roles)
         made: Mapping[Role, LazyTensor] = roles
         if algorithm is not None and algorithm.name not in ("norm", "embedding"):
@@ -61,60 +60,61 @@ def as_algorithm(step: Step, name: str, rank: int | None, dtype: str | None) -> 
         if made is not roles:
             step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}" if algorithm else name)
         tensors |= _keyed(module, made)
-    return step.adapter.with_tensors(tensors), error
+    return adapter.with_tensors(tensors), error
 
 
-def translate(step: Step, layout: Layout) -> Adapter:
+def translate(step: Step, adapter: Adapter, layout: Layout) -> Adapter:
     """Every module in the conventions of `layout`."""
     tensors: dict[Key, LazyTensor] = {}
-    for module, roles in step.adapter.modules().items():
+    for module, roles in adapter.modules().items():
         now: Roles = roles
         for made in conventions.translate(roles, module, layout.roles(module.component).keys(), step.base):
             step.replaced(module, now, made.tensors, made.action, made.reason)
             now = made.tensors
         tensors |= _keyed(module, now)
-    return step.adapter.with_tensors(tensors)
+    return adapter.with_tensors(tensors)
 
 
-def fold(step: Step) -> Adapter:
+def fold(step: Step, adapter: Adapter) -> Adapter:
     """alpha / rank multiplied into a factor, for a layout that has no place for it."""
     from adapterhub.operations.fold import fold as folded
 
     tensors: dict[Key, LazyTensor] = {}
-    for module, roles in step.adapter.modules().items():
+    for module, roles in adapter.modules().items():
         made, exact = folded(roles)
         if made.keys() != roles.keys() or any(made[role] is not roles[role] for role in made):
             scale = scale_of(roles)
             step.replaced(module, roles, made, "fold", f"× {scale}{'' if exact else ', rounded once'}")
         tensors |= _keyed(module, made)
-    return step.adapter.with_tensors(tensors)
+    return adapter.with_tensors(tensors)
 
 
-def cast(step: Step, dtype: str) -> Adapter:
+def cast(step: Step, adapter: Adapter, dtype: str) -> Adapter:
     """Every floating-point tensor in `dtype`, rounded once; integers are never cast."""
-    tensors = dict(step.adapter.tensors)
+    tensors = dict(adapter.tensors)
     for key, tensor in tensors.items():
         if tensor.dtype in FLOATS and tensor.dtype != dtype:
             tensors[key] = _cast(tensor, dtype)
             step.ledger.replace([key], [key], "cast", f"{tensor.dtype} to {dtype}")
-    return step.adapter.with_tensors(tensors)
+    return adapter.with_tensors(tensors)
 
 
-def without_homeless(step: Step, layout: Layout, allow_loss: bool) -> Adapter:
+def without_homeless(step: Step, adapter: Adapter, layout: Layout, allow_loss: bool) -> Adapter:
     """The adapter less what `layout` has no place for; LossyConversion unless `allow_loss`."""
     homeless: dict[Key, str] = {}
-    for module, roles in step.adapter.modules().items():
-        homeless |= {Key(*module, role): why for role, why in _homeless(step, module, roles, layout).items()}
+    for module, roles in adapter.modules().items():
+        homeless |= {
+            Key(*module, role): why for role, why in _homeless(adapter.architecture, module, roles, layout).items()
+        }
     if homeless and not allow_loss:
-        raise _loss(step.adapter, homeless, layout)
+        raise _loss(adapter, homeless, layout)
     for key, why in homeless.items():
         step.ledger.replace([key], [], "drop", why)
-    return step.adapter.with_tensors({key: t for key, t in step.adapter.tensors.items() if key not in homeless})
+    return adapter.with_tensors({key: t for key, t in adapter.tensors.items() if key not in homeless})
 
 
-def _homeless(step: Step, module: Module, roles: Roles, layout: Layout) -> dict[Role, str]:
+def _homeless(architecture: str, module: Module, roles: Roles, layout: Layout) -> dict[Role, str]:
     """The roles of a module that have no place, and why: one that it cannot be without takes all of them along."""
-    architecture = step.adapter.architecture
     without = [role for role in roles if layout.place(Key(*module, role), architecture) is None
                and not (role in _SCALES and layout.alpha is AlphaPlace.METADATA)]  # fmt: skip
     if not without:
@@ -141,7 +141,7 @@ def _loss(adapter: Adapter, homeless: Mapping[Key, str], layout: Layout) -> Loss
     )  # fmt: skip
 
 
-def _weight(base: Base, module: Module, roles: Roles) -> object:
+def _weight(base: Base, module: Module, roles: Roles) -> Tensor | None:
     from adapterhub.operations import deltas
 
     given = base.weight(module)

@@ -41,7 +41,7 @@ def _scale(roles: Roles, module: Module, target: Collection[Role], base: Base) -
     """A1111's `.scale` is alpha / rank under another name."""
     if R.SCALE not in roles or R.SCALE in target:
         return None
-    tensors = {role: tensor for role, tensor in roles.items() if role is not R.SCALE}
+    tensors = _less(roles, R.SCALE)
     rank = rank_of(roles)
     if rank is not None:
         tensors[R.ALPHA] = alpha_scalar(float(scale_of(roles)) * rank, factor_of(tensors))
@@ -54,8 +54,8 @@ def _scalar(roles: Roles, module: Module, target: Collection[Role], base: Base) 
         return None
     from adapterhub.operations.fold import fold
 
-    aside = {role: tensor for role, tensor in roles.items() if role in (R.ALPHA, R.SCALE)}
-    folded, _ = fold({role: tensor for role, tensor in roles.items() if role not in aside})
+    folded, _ = fold(_less(roles, R.ALPHA, R.SCALE))
+    aside = _less(roles, *(roles.keys() - {R.ALPHA, R.SCALE}))
     return Translation({**folded, **aside}, "fold", f"scalar {item(roles[R.SCALAR])}")
 
 
@@ -80,7 +80,7 @@ def _bias(roles: Roles, module: Module, target: Collection[Role], base: Base) ->
     from adapterhub.operations import deltas
 
     factor = scale if here is R.UP_BIAS else 1 / scale
-    tensors = {role: tensor for role, tensor in roles.items() if role is not here}
+    tensors = _less(roles, here)
     tensors[there] = roles[here] if factor == 1 else deltas.lazy(deltas.tensor(roles[here]) * factor, roles[here].dtype)
     return Translation(tensors, "compute" if factor != 1 else "rename", f"bias × {factor:g}")
 
@@ -95,7 +95,7 @@ def _ia3_to_lycoris(roles: Roles, module: Module, target: Collection[Role], base
     on_input = multiplier.shape[0] == 1 and len(multiplier.shape) > 1
     change = deltas.tensor(multiplier).flatten() - 1
     conv = len(multiplier.shape) == 4
-    tensors = {role: tensor for role, tensor in roles.items() if role is not R.IA3_L}
+    tensors = _less(roles, R.IA3_L)
     tensors[R.IA3_WEIGHT] = deltas.lazy(change.reshape(1, -1, 1, 1) if conv else change, multiplier.dtype)
     tensors[R.ON_INPUT] = scalar(int(on_input), "I64")
     if not on_input and base.is_biased(module):
@@ -121,9 +121,13 @@ def _ia3_to_peft(roles: Roles, module: Module, target: Collection[Role], base: B
     change = deltas.tensor(roles[R.IA3_WEIGHT]).flatten()
     ones = (1,) * max(1, len(roles[R.IA3_WEIGHT].shape) - 1)
     shape = (1, -1, *ones[1:]) if on_input else (-1, *ones)
-    tensors = {role: tensor for role, tensor in roles.items() if role not in (R.IA3_WEIGHT, R.ON_INPUT, R.ALPHA)}
+    tensors = _less(roles, R.IA3_WEIGHT, R.ON_INPUT, R.ALPHA)
     tensors[R.IA3_L] = deltas.lazy((1 + change).reshape(shape), "F32")
     return Translation(tensors, "compute", "l = 1 + w")
+
+
+def _less(roles: Roles, *gone: Role) -> dict[Role, LazyTensor]:
+    return {role: tensor for role, tensor in roles.items() if role not in gone}
 
 
 _Row = Callable[[Roles, Module, Collection[Role], Base], Translation | None]
