@@ -101,19 +101,6 @@ class Module(NamedTuple):
 Roles = Mapping[Role, LazyTensor]
 
 
-def grouped(tensors: Mapping[Key, LazyTensor]) -> dict[Module, dict[Role, LazyTensor]]:
-    """The tensors of each module by role, in order of first appearance."""
-    modules: dict[Module, dict[Role, LazyTensor]] = {}
-    roles: dict[Role, LazyTensor] = {}
-    last: tuple[str, str] | None = None
-    for (component, module, role), tensor in tensors.items():
-        if last != (component, module):
-            last = (component, module)
-            roles = modules.setdefault(Module(component, module), {})
-        roles[role] = tensor
-    return modules
-
-
 @dataclass(frozen=True)
 class Adapter:
     """Lazy tensors under canonical keys, the architecture that they fit, and the metadata that came with them.
@@ -128,7 +115,10 @@ class Adapter:
 
     @cached_property
     def _modules(self) -> dict[Module, dict[Role, LazyTensor]]:
-        return grouped(self.tensors)
+        modules: dict[Module, dict[Role, LazyTensor]] = {}
+        for (component, module, role), tensor in self.tensors.items():
+            modules.setdefault(Module(component, module), {})[role] = tensor
+        return modules
 
     def modules(self) -> Mapping[Module, Roles]:
         """The tensors of each module by role, in order of first appearance."""

@@ -6,7 +6,7 @@ The arithmetic is in `operations/deltas`. Names are those of contract.md; `+dora
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +18,6 @@ Extent = tuple[int | None, int | None]
 """(rows, columns) of the weight that a module changes, kernel positions counted as columns; None where it cannot tell."""
 
 R = Role
-Shapes = Mapping[Role, Shape]
 
 
 class Algorithm(NamedTuple):
@@ -98,7 +97,7 @@ def missing(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
 
 @lru_cache(maxsize=4096)
 def _missing(roles: frozenset[Role], algorithm: Algorithm) -> frozenset[Role]:
-    return min((wanted - roles for wanted in algorithm.complete), key=len)
+    return min(algorithm.complete, key=lambda wanted: (len(wanted - roles), -len(wanted))) - roles
 
 
 def surplus(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
@@ -154,9 +153,9 @@ def total_scale(tensors: Roles) -> Fraction | float:
     if R.SCALAR not in tensors:
         return scale
     factor = _exact(item(tensors[R.SCALAR]))
-    return (
-        scale * factor if isinstance(scale, Fraction) and isinstance(factor, Fraction) else float(scale) * float(factor)
-    )
+    if isinstance(scale, Fraction) and isinstance(factor, Fraction):
+        return scale * factor
+    return float(scale) * float(factor)
 
 
 def old_glora(tensors: Roles) -> bool:
@@ -171,12 +170,11 @@ def old_glora(tensors: Roles) -> bool:
 
 def extent(tensors: Roles) -> Extent:
     """The (rows, columns) of the weight that these tensors change, as far as their shapes tell."""
-    shapes = {role: tensor.shape for role, tensor in tensors.items()}
     for role, measure in _EXTENTS:
-        if role in shapes:
+        if role in tensors:
             try:
-                return measure(shapes)
-            except (KeyError, IndexError):
+                return measure(tensors)
+            except (KeyError, IndexError, ValueError):
                 return (None, None)
     return (None, None)
 
@@ -195,31 +193,31 @@ def _kernel(tensors: Roles) -> int:
     return math.prod(tensors[R.DOWN].shape[2:]) if R.DOWN in tensors else 1
 
 
-def _lora(s: Shapes) -> Extent:
-    kernel = math.prod(s[R.MID][2:]) if R.MID in s else 1
-    columns = math.prod(s[R.DOWN][1:]) * kernel if R.DOWN in s else None
-    return (s[R.UP][0] if R.UP in s else None, columns)
+def _lora(s: Roles) -> Extent:
+    kernel = math.prod(s[R.MID].shape[2:]) if R.MID in s else 1
+    columns = math.prod(s[R.DOWN].shape[1:]) * kernel if R.DOWN in s else None
+    return (s[R.UP].shape[0] if R.UP in s else None, columns)
 
 
-def _loha(s: Shapes) -> Extent:
+def _loha(s: Roles) -> Extent:
     if R.HADA_T1 in s:
-        return (s[R.HADA_W1_A][1], s[R.HADA_W1_B][1] * math.prod(s[R.HADA_T1][2:]))
-    return (s[R.HADA_W1_A][0], s[R.HADA_W1_B][1])
+        return (s[R.HADA_W1_A].shape[1], s[R.HADA_W1_B].shape[1] * math.prod(s[R.HADA_T1].shape[2:]))
+    return (s[R.HADA_W1_A].shape[0], s[R.HADA_W1_B].shape[1])
 
 
-def _lokr(s: Shapes) -> Extent:
-    o1, i1 = s[R.LOKR_W1] if R.LOKR_W1 in s else (s[R.LOKR_W1_A][0], s[R.LOKR_W1_B][1])
+def _lokr(s: Roles) -> Extent:
+    o1, i1 = s[R.LOKR_W1].shape if R.LOKR_W1 in s else (s[R.LOKR_W1_A].shape[0], s[R.LOKR_W1_B].shape[1])
     if R.LOKR_W2 in s:
-        o2, i2 = s[R.LOKR_W2][0], math.prod(s[R.LOKR_W2][1:])
+        o2, i2 = s[R.LOKR_W2].shape[0], math.prod(s[R.LOKR_W2].shape[1:])
     elif R.LOKR_T2 in s:
-        o2, i2 = s[R.LOKR_W2_A][1], s[R.LOKR_W2_B][1] * math.prod(s[R.LOKR_T2][2:])
+        o2, i2 = s[R.LOKR_W2_A].shape[1], s[R.LOKR_W2_B].shape[1] * math.prod(s[R.LOKR_T2].shape[2:])
     else:
-        o2, i2 = s[R.LOKR_W2_A][0], s[R.LOKR_W2_B][1]
+        o2, i2 = s[R.LOKR_W2_A].shape[0], s[R.LOKR_W2_B].shape[1]
     return (o1 * o2, i1 * i2)
 
 
-def _glora(s: Shapes) -> Extent:
-    a1, b1, b2 = s[R.GLORA_A1], s[R.GLORA_B1], s[R.GLORA_B2]
+def _glora(s: Roles) -> Extent:
+    a1, b1, b2 = s[R.GLORA_A1].shape, s[R.GLORA_B1].shape, s[R.GLORA_B2].shape
     if b2[1] == b1[0] == a1[0]:
         return (b2[0], math.prod(b1[1:]))
     return (b1[0], math.prod(b2[1:]))
@@ -232,16 +230,16 @@ def _axis(shape: Shape) -> Extent:
     return (shape[0], None)
 
 
-_EXTENTS: tuple[tuple[Role, Callable[[Shapes], Extent]], ...] = (
+_EXTENTS: tuple[tuple[Role, Callable[[Roles], Extent]], ...] = (
     (R.UP, _lora), (R.DOWN, _lora), (R.HADA_W1_A, _loha),
     (R.LOKR_W1, _lokr), (R.LOKR_W1_A, _lokr),
-    (R.DIFF, lambda s: (s[R.DIFF][0], math.prod(s[R.DIFF][1:]))),
-    (R.SET_WEIGHT, lambda s: (s[R.SET_WEIGHT][0], math.prod(s[R.SET_WEIGHT][1:]))),
-    (R.OFT_BLOCKS, lambda s: (s[R.OFT_BLOCKS][-3] * s[R.OFT_BLOCKS][-1], None)),
-    (R.OFT_DIAG, lambda s: (s[R.OFT_DIAG][0] * s[R.OFT_DIAG][-1], None)),
-    (R.BOFT_R, lambda s: (None, s[R.BOFT_R][1] * s[R.BOFT_R][-1])),
+    (R.DIFF, lambda s: (s[R.DIFF].shape[0], math.prod(s[R.DIFF].shape[1:]))),
+    (R.SET_WEIGHT, lambda s: (s[R.SET_WEIGHT].shape[0], math.prod(s[R.SET_WEIGHT].shape[1:]))),
+    (R.OFT_BLOCKS, lambda s: (s[R.OFT_BLOCKS].shape[-3] * s[R.OFT_BLOCKS].shape[-1], None)),
+    (R.OFT_DIAG, lambda s: (s[R.OFT_DIAG].shape[0] * s[R.OFT_DIAG].shape[-1], None)),
+    (R.BOFT_R, lambda s: (None, s[R.BOFT_R].shape[1] * s[R.BOFT_R].shape[-1])),
     (R.GLORA_B1, _glora),
-    (R.IA3_L, lambda s: _axis(s[R.IA3_L])),
-    (R.W_NORM, lambda s: (s[R.W_NORM][0], None)),
-    (R.DIFF_B, lambda s: (s[R.DIFF_B][0], None)),
+    (R.IA3_L, lambda s: _axis(s[R.IA3_L].shape)),
+    (R.W_NORM, lambda s: (s[R.W_NORM].shape[0], None)),
+    (R.DIFF_B, lambda s: (s[R.DIFF_B].shape[0], None)),
 )  # fmt: skip

@@ -43,9 +43,12 @@ def length(dtype: str, shape: Shape) -> int:
     return bits // 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class LazyTensor:
-    """A tensor that is not there yet: `chunks()` yields its bytes in order and may be called again."""
+    """A tensor that is not there yet: `chunks()` yields its bytes in order and may be called again.
+
+    Not to be changed; it is not frozen because a file has thousands of them, and freezing triples the time to make one.
+    """
 
     dtype: str
     shape: Shape
@@ -62,7 +65,8 @@ class LazyTensor:
 
     def read(self) -> bytes:
         """All bytes at once."""
-        return b"".join(self.chunks())
+        chunks = tuple(self.chunks())
+        return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
 
     def reshape(self, *shape: int) -> LazyTensor:
         """The same bytes under another shape."""

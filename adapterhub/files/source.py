@@ -23,7 +23,11 @@ def machine(action: str, path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineFailure(f"cannot {action} {path}: {error.strerror or error}") from error
+        raise _failure(action, path, error) from error
+
+
+def _failure(action: str, path: Path | str, error: OSError) -> MachineFailure:
+    return MachineFailure(f"cannot {action} {path}: {error.strerror or error}")
 
 
 class Source:
@@ -59,8 +63,10 @@ class Source:
             raise ValueError(f"{self.path} is closed")
         parts: list[bytes] = []
         while length:
-            with machine("read", self.path):
+            try:
                 part = os.pread(self.descriptor, length, start)
+            except OSError as error:
+                raise _failure("read", self.path, error) from error
             if not part:
                 raise self._changed()
             if len(part) == length and not parts:

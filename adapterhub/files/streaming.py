@@ -95,7 +95,7 @@ class Stream:
     def _begin_writeback(self) -> None:
         """Linux begins to write out dirty pages that are no longer wanted; only clean ones are dropped."""
         ahead = self._written - self._begun
-        if ahead >= _BEHIND:
+        if ahead >= _BEHIND and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, self._begun, ahead, os.POSIX_FADV_DONTNEED)
             self._begun = self._written
 

@@ -134,6 +134,8 @@ def _write_document(document: Any, descriptor: int) -> None:
 
 def _allocate(descriptor: int, size: int) -> None:
     """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece."""
+    if not hasattr(os, "posix_fallocate"):
+        return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:

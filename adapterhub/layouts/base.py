@@ -66,19 +66,30 @@ class Fit:
 
 @dataclass
 class Reading:
-    """A decoded file: `tensors` under their keys, `places` telling where each key's tensor lies in the file."""
+    """A decoded file: `modules` with their tensors by role, and `names`, the place of each of them in the file.
+
+    What a layout reads out of metadata has a tensor here and no name.
+    """
 
     kind: Kind
     architecture: str
-    tensors: dict[Key, LazyTensor]
-    places: dict[Key, str]
+    modules: dict[Module, dict[Role, LazyTensor]]
+    names: dict[Module, dict[Role, str]]
     metadata: dict[str, str]
     mended: Mapping[str, str]
 
     @cached_property
     def adapter(self) -> Adapter:
         """What was decoded, once that is complete."""
-        return Adapter(self.kind, self.architecture, self.tensors, self.metadata)
+        tensors = {
+            Key(*module, role): tensor for module, roles in self.modules.items() for role, tensor in roles.items()
+        }
+        return Adapter(self.kind, self.architecture, tensors, self.metadata)
+
+    @cached_property
+    def places(self) -> dict[Key, str]:
+        """Where each key's tensor lies in the file."""
+        return {Key(*module, role): name for module, names in self.names.items() for role, name in names.items()}
 
 
 @dataclass(frozen=True)
@@ -197,15 +208,16 @@ def reading_of(kind: Kind, package: Package, fit: Fit, metadata: Mapping[str, st
     dropped = set(fit.unplaced)
     several = len(package.files) > 1
     for file, heads in fit.files.items():
-        spelled, tensors = fit.spelled[file], package.files[file].tensors
+        spelled = fit.spelled[file]
         before = f"{file}:" if several else ""
-        named = [
-            (Key(component, module, role), name)
-            for head, (component, module) in heads.items()
-            for role, name in spelled.heads[head].items()
-        ]
-        for key, name in (*named, *((key, name) for name, key in spelled.bundled.items())):
-            if name not in dropped and key not in reading.tensors:
-                reading.tensors[key] = tensors[name]
-                reading.places[key] = before + name
+        for head, module in heads.items():
+            names, roles = spelled.heads[head], spelled.roles[head]
+            if several or dropped or module in reading.modules:
+                names = {role: before + name for role, name in names.items() if name not in dropped}
+                roles = {role: roles[role] for role in names}
+            reading.modules[module] = {**roles, **reading.modules.get(module, {})}
+            reading.names[module] = {**names, **reading.names.get(module, {})}
+        for name, (component, path, role) in spelled.bundled.items():
+            reading.modules[Module(component, path)] = {role: spelled.tensors[name]}
+            reading.names[Module(component, path)] = {role: before + name}
     return reading

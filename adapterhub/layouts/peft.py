@@ -189,8 +189,9 @@ def _read_rotations(reading: Reading, component: str, config: Mapping[str, Any])
     terms = int(config.get("num_cayley_neumann_terms", _NEUMANN_TERMS)) if config.get("use_cayley_neumann", True) else 0
     if terms == _NEUMANN_TERMS:
         return
-    for key in [key for key in reading.tensors if key.component == component and key.role is Role.OFT_R]:
-        reading.tensors[key._replace(role=Role.OFT_TERMS)] = scalar(terms, "I32")
+    for module, tensors in reading.modules.items():
+        if module.component == component and Role.OFT_R in tensors:
+            tensors[Role.OFT_TERMS] = scalar(terms, "I32")
 
 
 @cache

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adapterhub.adapter import Key, Module, Role, Roles, grouped
+from adapterhub.adapter import Key, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, rank_of
 from adapterhub.errors import BrokenAdapter
 from adapterhub.layouts.base import Reading
@@ -70,17 +70,17 @@ def read_alphas(reading: Reading, component: str, config: Mapping[str, Any], pla
     if field is None or not isinstance(config.get(field), int | float):
         return
     patterns = _literal(config.get("alpha_pattern") or {}, place)
-    for (owner, module), tensors in grouped(reading.tensors).items():
+    for (owner, module), tensors in reading.modules.items():
         rank = rank_of(tensors)
         if owner != component or Role.ALPHA in tensors:
             continue
         alpha = float(_pattern(patterns, module, config[field]))
         if rank is None:
-            _scale_full_lokr(reading, owner, module, alpha, config)
+            _scale_full_lokr(tensors, module, alpha, config)
             continue
         if config.get("use_rslora"):
             alpha *= math.sqrt(rank)
-        reading.tensors[Key(owner, module, Role.ALPHA)] = alpha_scalar(alpha, factor_of(tensors))
+        tensors[Role.ALPHA] = alpha_scalar(alpha, factor_of(tensors))
 
 
 def leftovers(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,9 +99,10 @@ def components_with_config(fields: Mapping[str, Any]) -> dict[str, dict[str, Any
 
 def magnitude_in(reading: Reading) -> None:
     """PEFT's magnitudes (O,) and (1, O, 1, 1) as (O, 1) and (O, 1, 1, 1): the output axis of LyCORIS."""
-    for key, tensor in reading.tensors.items():
-        if key.role is Role.DORA_SCALE:
-            reading.tensors[key] = tensor.reshape(tensor.size, *[1] * max(1, len(tensor.shape) - 1))
+    for tensors in reading.modules.values():
+        if (magnitude := tensors.get(Role.DORA_SCALE)) is not None:
+            ones = [1] * max(1, len(magnitude.shape) - 1)
+            tensors[Role.DORA_SCALE] = magnitude.reshape(magnitude.size, *ones)
 
 
 def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
@@ -111,13 +112,12 @@ def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
     return tensor.reshape(tensor.size) if len(tensor.shape) <= 2 else tensor.reshape(1, tensor.size, 1, 1)
 
 
-def _scale_full_lokr(reading: Reading, component: str, module: str, alpha: float, config: Mapping[str, Any]) -> None:
+def _scale_full_lokr(tensors: dict[Role, LazyTensor], module: str, alpha: float, config: Mapping[str, Any]) -> None:
     """PEFT multiplies a LoKr of two full factors by alpha / r all the same (`tuners/lokr/layer.py`)."""
-    tensors = grouped(reading.tensors)[Module(component, module)]
     rank = int(_pattern(_literal(config.get("rank_pattern") or {}, "rank_pattern"), module, config.get("r") or 0))
     algorithm = algorithm_of(tensors)
     if algorithm and algorithm.name == "lokr" and rank and alpha != rank:
-        reading.tensors[Key(component, module, Role.SCALAR)] = scalar(alpha / rank, "F32")
+        tensors[Role.SCALAR] = scalar(alpha / rank, "F32")
 
 
 def _target(module: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,7 +34,7 @@ _WRAPPERS = (
 
 @dataclass(frozen=True)
 class Spelled:
-    """`heads[head][role]` is the name of a tensor; `unsplit` are names without a known suffix.
+    """`heads[head][role]` is the name of a tensor, `roles[head][role]` the tensor; `unsplit` have no known suffix.
 
     `doubles` are names whose head and role another name of the file has already; `unwrapped` maps the names that were
     cleaned to why; `bundled` are embeddings that travel along (`bundle_emb.TOKEN.FIELD`).
@@ -42,6 +42,7 @@ class Spelled:
 
     tensors: Mapping[str, LazyTensor]
     heads: dict[str, dict[Role, str]]
+    roles: dict[str, dict[Role, LazyTensor]]
     suffix_of: Mapping[str, str]
     unsplit: tuple[str, ...] = ()
     doubles: tuple[str, ...] = ()
@@ -56,21 +57,13 @@ class Spelled:
     @cached_property
     def extents(self) -> dict[str, Extent]:
         """The extent of each head's weight, as its tensors' shapes tell it."""
-        tensors = self.tensors
-        return {
-            head: extent({role: tensors[name] for role, name in names.items()}) for head, names in self.heads.items()
-        }
+        return {head: extent(roles) for head, roles in self.roles.items()}
 
     def unwrap(self) -> Spelled:
         """The same file with wrappers (`_orig_mod.`, adapter names …) taken off its keys."""
         cleaned = {name: _clean(name) for name in self.tensors}
         return split(self.tensors, {name: clean for name, (clean, _) in cleaned.items()},
                      {name: why for name, (_, why) in cleaned.items() if why})  # fmt: skip
-
-    def without(self, names: Iterable[str]) -> Spelled:
-        """The same file less some of its tensors."""
-        gone = set(names)
-        return split({name: tensor for name, tensor in self.tensors.items() if name not in gone})
 
 
 def split(
@@ -80,11 +73,12 @@ def split(
 ) -> Spelled:
     """Splits every name of `tensors` (or what `clean` makes of it) at the longest known suffix."""
     heads: dict[str, dict[Role, str]] = {}
+    roles: dict[str, dict[Role, LazyTensor]] = {}
     suffix_of: dict[str, str] = {}
     unsplit: list[str] = []
     doubles: list[str] = []
     bundled: dict[str, Key] = {}
-    for name in tensors:
+    for name, tensor in tensors.items():
         spelled = name if clean is None else clean[name]
         head, _, suffix = spelled.partition(".")
         role = _AFTER_FIRST_DOT.get(suffix)
@@ -97,14 +91,14 @@ def split(
                 unsplit.append(name)
                 continue
         suffix_of[name] = suffix
-        roles = heads.get(head)
-        if roles is None:
-            heads[head] = {role: name}
-        elif role in roles:
+        names = heads.get(head)
+        if names is None:
+            heads[head], roles[head] = {role: name}, {role: tensor}
+        elif role in names:
             doubles.append(name)
         else:
-            roles[role] = name
-    return Spelled(tensors, heads, suffix_of, tuple(unsplit), tuple(doubles), unwrapped or {}, bundled)
+            names[role], roles[head][role] = name, tensor
+    return Spelled(tensors, heads, roles, suffix_of, tuple(unsplit), tuple(doubles), unwrapped or {}, bundled)
 
 
 def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, missing, rank_of, surplus
 from adapterhub.documents import Problem
 from adapterhub.files import Package
-from adapterhub.layouts.base import Fit, Reading
+from adapterhub.layouts.base import AlphaPlace, Fit, Layout, Reading
 from adapterhub.layouts.identity import Identity, told_architecture
-from adapterhub.tensors import item
+from adapterhub.tensors import FLOATS, LazyTensor, item
 
 R = Role
 
@@ -48,39 +50,39 @@ def faults(package: Package, identity: Identity, reading: Reading | None) -> Ite
         return
     yield from _whole(package, identity, fit)
     yield from _mended(fit)
-    for module, tensors in reading.adapter.modules().items():
+    for module, tensors in reading.modules.items():
         yield from _module(module, tensors)
 
 
 def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
     if identity.mixed:
         names = " and ".join(identity.mixed)
-        yield _error(
+        yield error(
             "mixed-architectures", "", f"keys of {names} stand side by side", "Two files were mixed; get the originals."
         )
     for name in fit.unplaced:
-        yield _error("unknown-key", name, f"no module of {fit.architecture} in the {fit.layout.name} layout has this key",
+        yield error("unknown-key", name, f"no module of {fit.architecture} in the {fit.layout.name} layout has this key",
                      "Nothing can say what it does; --allow-loss leaves it out.")  # fmt: skip
     for name in fit.doubles:
-        yield _error("duplicate-module", name, "a second spelling of a tensor that the file has already",
+        yield error("duplicate-module", name, "a second spelling of a tensor that the file has already",
                      "Readers differ in which they take: remove one.")  # fmt: skip
     title = architectures.get(fit.architecture).title
     if identity.other_widths:
-        yield _warning(
+        yield warning(
             "other-widths", "", f"the names are those of {title}, the widths are not: a distilled or tiny model"
         )
     else:
         weights = architectures.get(fit.architecture).weights
         for module in fit.misfits:
-            yield _error("shape-mismatch", ".".join(module),
+            yield error("shape-mismatch", ".".join(module),
                          f"does not fit {title}, whose weight is {list(weights[module.component][module.module])}",
                          "It was trained on another model, or is damaged.")  # fmt: skip
     if identity.also:
-        yield _warning("ambiguous-architecture", "", f"the tensors fit {', '.join(identity.also)} as well; taken as {fit.architecture}",
+        yield warning("ambiguous-architecture", "", f"the tensors fit {', '.join(identity.also)} as well; taken as {fit.architecture}",
                        "Say --architecture NAME if that is wrong.")  # fmt: skip
     told = told_architecture(package)
     if told is not None and told != fit.architecture:
-        yield _warning("metadata-contradicts", "metadata", f"claims {told}, and the tensors are those of {fit.architecture}",
+        yield warning("metadata-contradicts", "metadata", f"claims {told}, and the tensors are those of {fit.architecture}",
                        "The tensors count; convert writes metadata that agrees.")  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def _mended(fit: Fit) -> Iterator[Problem]:
         counted.setdefault(code, []).append(place)
     for code, places in counted.items():
         if said := _ODD.get(code):
-            yield _warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
+            yield warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
 
 
 def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
@@ -98,20 +100,20 @@ def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
     algorithm = algorithm_of(tensors)
     if algorithm is None:
         roles = ", ".join(sorted(tensors))
-        yield _error(
+        yield error(
             "orphan-key", where, f"{roles} without the tensors that it belongs to", "The file was cut or edited."
         )
         return
     if lacking := missing(tensors, algorithm):
-        yield _error("missing-pair", where, f"{algorithm.name} without {', '.join(sorted(lacking))}",
+        yield error("missing-pair", where, f"{algorithm.name} without {', '.join(sorted(lacking))}",
                      "Half a module does nothing: get the whole file, or --allow-loss leaves it out.")  # fmt: skip
         return
     if left := surplus(tensors, algorithm):
-        yield _error("orphan-key", where, f"{algorithm.name} has no use for {', '.join(sorted(left))}")
+        yield error("orphan-key", where, f"{algorithm.name} has no use for {', '.join(sorted(left))}")
     yield from _ranks(where, tensors)
     for role in (R.ALPHA, R.SCALE, R.SCALAR):
-        if role in tensors and tensors[role].size != 1:
-            yield _error("alpha-shape", where, f"{role} holds {tensors[role].size} numbers, and must hold one")
+        if role in tensors and not is_number(tensors[role]):
+            yield error("alpha-shape", where, f"{role} is {tensors[role].dtype} {list(tensors[role].shape)}, and must be one number")  # fmt: skip
 
 
 def _ranks(where: str, tensors: Roles) -> Iterator[Problem]:
@@ -119,14 +121,14 @@ def _ranks(where: str, tensors: Roles) -> Iterator[Problem]:
         if left in tensors and right in tensors:
             a, b = tensors[left].shape, tensors[right].shape
             if len(a) <= left_axis or len(b) <= right_axis:
-                yield _error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
+                yield error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
             elif a[left_axis] != b[right_axis]:
                 if R.MID in tensors and R.MID not in (left, right):
                     continue
-                yield _error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
+                yield error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
                              "The halves come from different files.")  # fmt: skip
     if rank_of(tensors) == 0:
-        yield _warning("rank-zero", where, "rank 0: it does nothing")
+        yield warning("rank-zero", where, "rank 0: it does nothing")
 
 
 # ((factor, axis), (factor, axis)): the axes along which two factors meet.
@@ -137,33 +139,77 @@ _MEETING = (
 )  # fmt: skip
 
 
-def alpha_faults(module: Module, tensors: Roles, *, some_have: bool) -> Iterator[Problem]:
-    """What is odd about a module's alpha: absent, zero, negative or not finite."""
-    where, rank = ".".join(module), rank_of(tensors)
-    if rank is None or R.SCALE in tensors:
+def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
+    """The alpha of every module that has one. These few bytes are read."""
+    return {module: item(tensors[R.ALPHA]) for module, tensors in modules.items()
+            if R.ALPHA in tensors and is_number(tensors[R.ALPHA])}  # fmt: skip
+
+
+def is_number(tensor: LazyTensor) -> bool:
+    """Whether a tensor holds a single number, of a dtype that is computed with."""
+    return tensor.size == 1 and tensor.dtype in _NUMBERS
+
+
+def alpha_faults(layout: Layout, modules: Mapping[Module, Roles], found: Mapping[Module, float]) -> Iterator[Problem]:
+    """What is odd about the alphas that were `found`, module by module: absent, zero, negative or not finite."""
+    if not found and layout.alpha is not AlphaPlace.TENSOR:
         return
-    if R.ALPHA not in tensors:
-        if some_have:
-            yield _warning("missing-alpha", where,
-                           "no alpha here, though other modules have one: strength 1 in Kohya, A1111, ComfyUI and InvokeAI; "
-                           "the commonest alpha of the file over rank in diffusers ≤ 0.42",
-                           f"adapterhub convert writes alpha = {rank}, which is strength 1 everywhere.")  # fmt: skip
-        return
-    if tensors[R.ALPHA].size != 1:
-        return
-    value = item(tensors[R.ALPHA])
-    if value != value or value in (float("inf"), float("-inf")):
-        yield _error("alpha-not-finite", where, f"alpha is {value}", "Set it to the rank for strength 1.")
-    elif value == 0:
-        yield _warning("alpha-zero", where, "alpha is 0: A1111 and ComfyUI apply nothing, trainers read it as the rank",
+    for module, tensors in modules.items():
+        if module in found and found[module] > 0 and found[module] < math.inf:
+            continue
+        rank = rank_of(tensors)
+        if rank is None or R.SCALE in tensors:
+            continue
+        if module in found:
+            yield _odd_alpha(".".join(module), rank, found[module])
+        elif R.ALPHA not in tensors:
+            yield _no_alpha(".".join(module), rank, some_have=bool(found))
+
+
+def _no_alpha(where: str, rank: int, *, some_have: bool) -> Problem:
+    diffusers = "the commonest alpha of the file over rank in diffusers ≤ 0.42" if some_have else "and in diffusers too"
+    others = "though other modules have one" if some_have else "nor in any module"
+    return warning("missing-alpha", where,
+                   f"no alpha here, {others}: strength 1 in Kohya, A1111, ComfyUI and InvokeAI; {diffusers}",
+                   f"adapterhub convert writes alpha = {rank}, which is strength 1 everywhere.")  # fmt: skip
+
+
+def _odd_alpha(where: str, rank: int, alpha: float) -> Problem:
+    if not math.isfinite(alpha):
+        return error("alpha-not-finite", where, f"alpha is {alpha}", f"Set it to {rank} for strength 1.")
+    if alpha == 0:
+        return warning("alpha-zero", where, "alpha is 0: A1111 and ComfyUI apply nothing, trainers read it as the rank",
                        f"If it should act, alpha = {rank} is strength 1.")  # fmt: skip
-    elif value < 0:
-        yield _warning("alpha-negative", where, f"alpha is {value}: diffusers' converter never returns from it")
+    return warning("alpha-negative", where, f"alpha is {alpha:.6g}: diffusers' converter never returns from it",
+                   "adapterhub convert --to diffusers writes it where diffusers reads it as it is.")  # fmt: skip
 
 
-def _error(code: str, where: str, message: str, mend: str | None = None) -> Problem:
+def grouped(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in their order, but one for all modules where more than 8 have the same: the first, with their count.
+
+    Keys that nothing explains are listed each.
+    """
+    problems = list(problems)
+    counted = Counter(problem.code for problem in problems)
+    found: dict[str, Problem] = {}
+    for place, problem in enumerate(problems):
+        count = counted[problem.code]
+        if count <= _MANY or problem.code in _OF_KEYS:
+            found[f"{problem.code} {place}"] = problem
+        else:
+            said = f"{problem.message} (and {count - 1} more like it)"
+            found.setdefault(problem.code, problem.model_copy(update={"message": said}))
+    return list(found.values())
+
+
+_MANY = 8
+_NUMBERS = FLOATS | {"BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"}
+_OF_KEYS = frozenset({"unknown-key", "duplicate-module"})
+
+
+def error(code: str, where: str, message: str, mend: str | None = None) -> Problem:
     return Problem(severity="error", code=code, where=where, message=message, mend=mend)
 
 
-def _warning(code: str, where: str, message: str, mend: str | None = None) -> Problem:
+def warning(code: str, where: str, message: str, mend: str | None = None) -> Problem:
     return Problem(severity="warning", code=code, where=where, message=message, mend=mend)

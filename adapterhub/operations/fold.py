@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from adapterhub.adapter import Role, Roles
-from adapterhub.algorithms import algorithm_of, scale_of, total_scale
+from adapterhub.algorithms import algorithm_of, missing, scale_of, total_scale
 from adapterhub.errors import BrokenAdapter
 from adapterhub.tensors import FLOATS, Buffer, LazyTensor
 
@@ -15,6 +15,8 @@ R = Role
 _SCALES = frozenset({R.ALPHA, R.SCALE, R.SCALAR})
 _CONSTRAINED = ("oft", "boft")  # their alpha bounds a norm and scales nothing
 _DIGITS = {"F8_E5M2": 3, "F8_E4M3": 4, "BF16": 8, "F16": 11, "F32": 24, "F64": 53}
+_LARGE = 1 << 900
+_UNSURE = 2.0**-60
 
 
 def fold(tensors: Roles) -> tuple[dict[Role, LazyTensor], bool]:
@@ -24,11 +26,13 @@ def fold(tensors: Roles) -> tuple[dict[Role, LazyTensor], bool]:
     nothing overflowing or sinking below the smallest), else the one that loses least. What is outside the product but
     scaled with it (PEFT's bias, A1111's dense residual) is multiplied too. Where the scale is 1, the tensors are the same
     objects and torch is not imported; else the new ones hold no values: they are computed when their bytes are asked for.
-    OFT's alpha is no scale and stays. Raises BrokenAdapter where the scale is not finite or nothing can take it.
+    OFT's alpha is no scale and stays. Raises BrokenAdapter for half a module and for a scale that is not finite.
     """
     algorithm = algorithm_of(tensors)
     if algorithm is None or algorithm.name in _CONSTRAINED:
         return dict(tensors), True
+    if lacking := missing(tensors, algorithm):
+        raise BrokenAdapter(f"a {algorithm.name} module without {', '.join(sorted(lacking))}")
     folded = {role: tensor for role, tensor in tensors.items() if role not in _SCALES}
     if not algorithm.factors:
         return folded, True
@@ -69,24 +73,24 @@ def _losses(tensors: Roles, roles: Iterable[Role], scale: Fraction) -> dict[Role
 def _loss(source: LazyTensor, scale: Fraction) -> float:
     """‖rounded − exact‖ / ‖exact‖ of `source` times `scale`; 0 only where every single product is exact.
 
-    rounded · q = value · p is asked of float64, which holds both sides exactly while their digits fit.
+    rounded · q = value · p is asked of float64, which holds both sides exactly while their digits fit; where they do not,
+    nothing is called exact.
     """
     from adapterhub.operations.deltas.values import tensor
 
-    p, q = scale.numerator, scale.denominator
-    if max(abs(p), q) >> 900 or not _fits(source.dtype, p) or not _fits(source.dtype, q):
-        return 2.0 ** -_DIGITS[source.dtype]
+    sure = _fits(source.dtype, scale.numerator) and _fits(source.dtype, scale.denominator)
+    p, q = (float(scale.numerator), float(scale.denominator)) if sure else (float(scale), 1.0)
     values, rounded = tensor(source), tensor(_times(source, scale))
-    exact = (values * float(p))[values.isfinite()]
-    wrong = float((rounded[values.isfinite()] * float(q) - exact).norm())
-    size = float(exact.norm())
-    return math.inf if math.isnan(wrong) else wrong / size if size else wrong
+    exact = (values * p)[values.isfinite()]
+    wrong, size = float((rounded[values.isfinite()] * q - exact).norm()), float(exact.norm())
+    loss = math.inf if math.isnan(wrong) else wrong / (size or 1.0)
+    return loss if sure else max(loss, _UNSURE)
 
 
 def _fits(dtype: str, factor: int) -> bool:
     """Whether float64 holds every product of a `dtype` and `factor`."""
     odd = abs(factor) // (factor & -factor) if factor else 1
-    return odd == 1 or _DIGITS[dtype] + odd.bit_length() <= 53
+    return abs(factor) < _LARGE and (odd == 1 or _DIGITS[dtype] + odd.bit_length() <= 53)
 
 
 def _times(source: LazyTensor, scale: Fraction) -> LazyTensor:

@@ -9,15 +9,15 @@ from typing import Any
 
 import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Key, Role, Roles
+from adapterhub.adapter import Key, Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, label, rank_of
 from adapterhub.documents import Hashes, Inspection, ListedTensor, Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
+from adapterhub.layouts.embeddings import embedding_in
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import faults
+from adapterhub.operations.faults import alpha_faults, alphas, faults, grouped
 from adapterhub.operations.source import warnings_of
-from adapterhub.tensors import item
 
 
 def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> Inspection:
@@ -29,6 +29,7 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
     with files.read(Path(path)) as package:
         identity = layouts.identify(package)
         reading = identity.fit.layout.decode(package, identity.fit) if identity.fit else None
+        found = alphas(reading.modules) if reading else {}
         fields: dict[str, Any] = {}
         if reading is not None and identity.fit is not None:
             whole = not identity.mixed and not identity.fit.unplaced
@@ -36,8 +37,10 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
                 "layout": identity.fit.layout.name if whole else None,
                 "architecture": None if identity.mixed else identity.fit.architecture,
                 "variant": identity.fit.variant,
-                **_described(reading),
+                **_described(reading, found),
             }
+        elif identity.kind is Kind.EMBEDDING:
+            fields = _embedding(package)
         if hash:
             fields |= {"hashes": hashes(package), "fingerprint": _fingerprint(reading)}
         if tensors:
@@ -45,13 +48,18 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
         return Inspection(
             path=str(path), size=package.size, kind=identity.kind, container=package.container,
             evidence=[*_found(identity), *identity.evidence], **_counted(package),
-            metadata=_metadata(package), problems=problems_of(package, identity, reading), **fields,
+            metadata=_metadata(package), problems=grouped(problems_of(package, identity, reading, found)), **fields,
         )  # fmt: skip
 
 
-def problems_of(package: Package, identity: Identity, reading: Reading | None) -> list[Problem]:
-    """What the header tells, of the container and of the adapter."""
-    return [*warnings_of(package), *faults(package, identity, reading)]
+def problems_of(
+    package: Package, identity: Identity, reading: Reading | None, found: Mapping[Module, float]
+) -> list[Problem]:
+    """What the header and the alphas `found` tell, of the container and of the adapter."""
+    if identity.fit is None or reading is None:
+        return warnings_of(package)
+    odd = alpha_faults(identity.fit.layout, reading.modules, found)
+    return [*warnings_of(package), *faults(package, identity, reading), *odd]
 
 
 def _found(identity: Identity) -> Iterator[str]:
@@ -59,19 +67,25 @@ def _found(identity: Identity) -> Iterator[str]:
         yield f"keys of {identity.foreign.title}"
 
 
-def _described(reading: Reading) -> dict[str, Any]:
+def _described(reading: Reading, found: Mapping[Module, float]) -> dict[str, Any]:
     """Modules counted by algorithm, component, rank and alpha."""
-    modules = reading.adapter.modules()
+    modules = reading.modules
     changed = {module: roles for module, roles in modules.items() if Role.VECTORS not in roles}
     ranks = Counter(str(rank) for roles in changed.values() if (rank := rank_of(roles)) is not None)
-    alphas = Counter(_number(item(roles[Role.ALPHA])) for roles in changed.values()
-                     if Role.ALPHA in roles and roles[Role.ALPHA].size == 1)  # fmt: skip
     return {
         "algorithms": dict(Counter(_label(roles) for roles in changed.values())),
         "components": dict(Counter(module.component for module in changed)),
         "ranks": dict(ranks),
-        "alphas": dict(alphas),
+        "alphas": dict(Counter(map(_shown, found.values()))),
     }
+
+
+def _embedding(package: Package) -> dict[str, Any]:
+    embedding = embedding_in(package)
+    if embedding is None:
+        return {}
+    layout, architecture, token = embedding
+    return {"layout": layout, "architecture": architecture, "tokens": [token], "vectors": token.vectors}
 
 
 def _label(roles: Roles) -> str:
@@ -79,7 +93,7 @@ def _label(roles: Roles) -> str:
     return label(roles, algorithm) if algorithm else "unknown"
 
 
-def _number(value: float) -> str:
+def _shown(value: float) -> str:
     return f"{value:.6g}"
 
 

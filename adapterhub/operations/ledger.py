@@ -28,15 +28,17 @@ class Ledger:
     """One fate for each source key; keys that a step turns into something together share theirs."""
 
     places: Mapping[Key, str]
-    fates: dict[Key, _Fate] = field(init=False)
+    _fates: dict[Key, _Fate] = field(init=False)  # by the key in the source
+    _at: dict[Key, _Fate] = field(init=False)  # by the key as it is now
 
     def __post_init__(self) -> None:
-        self.fates = {key: _Fate([key], {key}) for key in self.places}
+        self._fates = {key: _Fate([key], {key}) for key in self.places}
+        self._at = dict(self._fates)
 
     def replace(self, before: Iterable[Key], after: Iterable[Key], action: Action, reason: str | None = None) -> None:
         """`before` (as they are called now) became `after` together."""
         gone, came = set(before), set(after)
-        together = list({id(fate): fate for fate in self.fates.values() if fate.now & gone}.values())
+        together = list({id(fate): fate for key in gone if (fate := self._at.get(key)) is not None}.values())
         if not together:
             return
         merged = _Fate(
@@ -45,18 +47,20 @@ class Ledger:
             max((action, *(fate.action for fate in together if fate.action)), key=_ACTIONS.index),
             reason or next((fate.reason for fate in together if fate.reason), None),
         )
-        for key in merged.sources:
-            self.fates[key] = merged
+        for key in gone:
+            self._at.pop(key, None)
+        self._at |= dict.fromkeys(merged.now, merged)
+        self._fates |= dict.fromkeys(merged.sources, merged)
 
     def entries(self, encoded: Encoded) -> list[LedgerEntry]:
         """Every source tensor in one entry."""
-        fates = {id(fate): fate for fate in self.fates.values()}.values()
+        fates = {id(fate): fate for fate in self._fates.values()}.values()
         return [_entry(fate, self.places, encoded) for fate in fates]
 
 
 def _entry(fate: _Fate, places: Mapping[Key, str], encoded: Encoded) -> LedgerEntry:
     source = [places[key] for key in fate.sources]
-    target = [place for key in encoded.places if key in fate.now and (place := encoded.places[key]) is not None]
+    target = [place for key in sorted(fate.now) if (place := encoded.places.get(key)) is not None]
     action: Action = fate.action or ("copy" if source == target else "rename")
     if action in ("copy", "rename") and not any(map(encoded.stores, target)):
         action = "metadata"

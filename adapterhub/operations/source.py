@@ -88,12 +88,11 @@ def _without(source: Source, errors: list[Problem]) -> Source:
     broken = {problem.where: problem.message for problem in errors if problem.code != "unknown-key"}
     dropped = [(problem.where, problem.message) for problem in errors if problem.code == "unknown-key"]
     reading = source.reading
-    gone = [key for key in reading.tensors if ".".join(key[:2]) in broken]
-    dropped += [(reading.places[key], broken[".".join(key[:2])]) for key in gone if key in reading.places]
-    kept = {key: tensor for key, tensor in reading.tensors.items() if key not in set(gone)}
-    places = {key: place for key, place in reading.places.items() if key in kept}
-    whole = replace(reading, tensors=kept, places=places)
-    return replace(source, reading=whole, dropped=tuple(dropped))
+    gone = [module for module in reading.modules if ".".join(module) in broken]
+    dropped += [(name, broken[".".join(module)]) for module in gone for name in reading.names[module].values()]
+    kept = {module: roles for module, roles in reading.modules.items() if module not in gone}
+    names = {module: named for module, named in reading.names.items() if module not in gone}
+    return replace(source, reading=replace(reading, modules=kept, names=names), dropped=tuple(dropped))
 
 
 def warnings_of(package: Package) -> list[Problem]:

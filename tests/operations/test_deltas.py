@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterhub.adapter import Role as R
+from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter, NeedsBase
 from adapterhub.operations.deltas import change, delta
 from adapterhub.tensors import LazyTensor, from_bytes, scalar
 
+R = Role
 NAMES = {"f2": "F16", "f4": "F32", "f8": "F64", "i2": "I16", "i8": "I64"}
 RANDOM = np.random.default_rng(20240229)
 
@@ -208,7 +209,7 @@ def test_linear_and_one_by_one_convolutions_are_the_same_to_apply(weight, kernel
 
 
 ADDITIVE = {
-    "lora": lambda: lora(), "locon": lambda: lora((3, 3)), "core": lambda: lora((3, 3), mid=True),
+    "lora": lora, "locon": lambda: lora((3, 3)), "core": lambda: lora((3, 3), mid=True),
     "loha": lambda: loha(6), "loha with cores": cored_loha,
     "lokr": lambda: {R.LOKR_W1: draw(2, 3), R.LOKR_W2_A: draw(4, 3), R.LOKR_W2_B: draw(3, 2)},
     "full": lambda: {R.DIFF: draw(8, 6)},

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterhub.adapter import Role as R
+from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter, NeedsBase
 from adapterhub.operations.deltas import delta
 from adapterhub.tensors import from_bytes, scalar
 
+R = Role
 RANDOM = np.random.default_rng(20240229)
 SHAPES = [(8, 12), (8, 12, 1, 1), (8, 12, 3, 3)]
 EPSILON = np.finfo(np.float64).eps
@@ -75,7 +76,10 @@ def test_dora_on_the_input_axis_gives_every_input_channel_its_magnitude_over_the
     axis = (1, 12, *(1 for _ in shape[2:]))
     turned = weight + product(tensors, shape)
     norms = np.sqrt((turned.reshape(8, 12, -1) ** 2).sum((0, 2))) + EPSILON
-    close(applied(tensors | {R.DORA_SCALE: held(magnitude.reshape(axis))}, weight), turned * (magnitude / norms).reshape(axis))
+    close(
+        applied(tensors | {R.DORA_SCALE: held(magnitude.reshape(axis))}, weight),
+        turned * (magnitude / norms).reshape(axis),
+    )
 
 
 @pytest.mark.parametrize(("axis", "reduced"), [((6, 1), 1), ((1, 6), 0), ((6,), 1)])
@@ -99,7 +103,10 @@ def test_dora_lies_over_loha_and_lokr_too():
     a1, b1, a2, b2 = draw(8, 2), draw(2, 12), draw(8, 2), draw(2, 12)
     w1, w2 = draw(2, 3), draw(4, 4)
     loha = {R.HADA_W1_A: held(a1), R.HADA_W1_B: held(b1), R.HADA_W2_A: held(a2), R.HADA_W2_B: held(b2)}
-    for tensors, change in ((loha, (a1 @ b1) * (a2 @ b2)), ({R.LOKR_W1: held(w1), R.LOKR_W2: held(w2)}, np.kron(w1, w2))):
+    for tensors, change in (
+        (loha, (a1 @ b1) * (a2 @ b2)),
+        ({R.LOKR_W1: held(w1), R.LOKR_W2: held(w2)}, np.kron(w1, w2)),
+    ):
         turned = weight + change
         norms = np.linalg.norm(turned, axis=1, keepdims=True) + EPSILON
         close(applied(tensors | {R.DORA_SCALE: held(magnitude)}, weight), turned * magnitude / norms)
@@ -212,7 +219,9 @@ def test_boft_turns_rows_that_lie_further_apart_at_every_stage(shape, stages, si
     turned = weight.reshape(8, -1)
     for stage, parameters in enumerate(blocks):
         apart = 2**stage * size // 2
-        met = [row for start in range(0, 8, 2 * apart) for low in range(start, start + apart) for row in (low, low + apart)]
+        met = [
+            row for start in range(0, 8, 2 * apart) for low in range(start, start + apart) for row in (low, low + apart)
+        ]
         shuffle = np.eye(8)[met]
         turns = block_diagonal([rotation(block - block.T) for block in parameters])
         turned = shuffle.T @ turns @ shuffle @ turned
@@ -227,7 +236,9 @@ def test_glora_adds_a_change_and_a_change_of_what_the_weight_passes_on(shape, ol
     a1, a2, b1, b2 = draw(12, 3), draw(3, 12), draw(8, 3), draw(3, int(np.prod(shape[1:])))
     passed = np.einsum("oi...,ij->oj...", weight, a1 @ a2)
     expected = weight + ((b1 @ b2).reshape(shape) + passed) * 2
-    names = (R.GLORA_A2, R.GLORA_A1, R.GLORA_B2, R.GLORA_B1) if old else (R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2)
+    names = (
+        (R.GLORA_A2, R.GLORA_A1, R.GLORA_B2, R.GLORA_B1) if old else (R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2)
+    )
     tensors = {role: held(factor) for role, factor in zip(names, (a1, a2, b1, b2), strict=True)}
     close(applied(tensors | {R.ALPHA: scalar(6.0)}, weight), expected)
 

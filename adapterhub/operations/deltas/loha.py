@@ -50,5 +50,5 @@ def cored(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor, Sh
     With a `core` (r, r, k, k), whose first axis meets `a`, `a` is (r, O) and `b` (r, I).
     """
     if core is not None:
-        a, b = a.T, torch.einsum("ij...,jq->iq...", core, b)
+        a, b = a.T.contiguous(), torch.einsum("ij...,jq->iq...", core, b).contiguous()  # torch.kron insists
     return a, b.flatten(1), tuple(b.shape[1:])
