@@ -3,7 +3,7 @@
 `read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, its shards, and folders.
 """
 
-from adapterhub.files.digests import data_sha256, sha256
+from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, File, Package, Problem
 from adapterhub.files.reading import read
@@ -20,6 +20,7 @@ __all__ = [
     "Package",
     "Problem",
     "data_sha256",
+    "every_digest",
     "read",
     "sha256",
     "write",

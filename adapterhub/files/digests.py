@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,8 +16,8 @@ from adapterhub.files.package import File
 from adapterhub.files.source import PIECE, Source, machine
 from adapterhub.tensors import DTYPE_BITS
 
-_WINDOW_START, _WINDOW_LENGTH = 0x100000, 0x10000
-_NAMES = ("sha256", "autov1", "autov2", "autov3", "sshs_model_hash", "sshs_legacy_hash", "blake3", "crc32")
+_WINDOW, _WINDOW_BYTES = 1 << 20, 1 << 16
+"""The part of a file that the oldest hashes cover."""
 _ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 
 
@@ -50,19 +50,110 @@ def data_sha256(path: Path, *, limits: Limits = LIMITS) -> str:
 
 
 def every_digest(path: Path, *, limits: Limits = LIMITS) -> dict[str, str | None]:
-    """Every digest of the file that people quote, by the names of `documents.Hashes`, from one reading of its bytes.
+    """Every digest of a file that people quote, by its name in `documents.Hashes`, from one reading of the bytes.
 
-    Of a short file AutoV1 and `sshs_legacy_hash` are those of no bytes, as everywhere; of a file that is no safetensors
-    the last are None. Sources: A1111 `modules/hashes.py`, Kohya `library/train_util.py` (`precalculate_safetensors_hashes`),
-    Civitai's API for BLAKE3 and CRC-32.
+    None for what only a safetensors file has, and for an `sshs_legacy_hash` that cannot be told. A file that ends before
+    the bytes that AutoV1 and `sshs_legacy_hash` cover has the hash of nothing there, e3b0c442, as in every tool.
     """
     source = Source(path)
     try:
-        digests = _digests(*_sections(path, source.size, limits))
-        _read_through(source, list(digests.values()))
+        spans = _spans(path, source.size, limits)
+        _show(source, spans.values())
         source.ensure_unchanged()
     finally:
         source.close()
-    found = {name: _shown(digest) for name, digest in digests.items()}
-    found["autov2"], found["autov3"] = found["sha256"], found.get("sshs_model_hash")
-    return {name: text[: _DIGITS.get(name)] if (text := found.get(name)) else None for name in _NAMES}
+    digits = {name: span.digest.hexdigest() for name, span in spans.items()}
+    return {name: digits[span][:count] if span in digits else None for name, span, count in _DIGESTS}
+
+
+# (name, the span that it is a hash of, how many digits are shown): A1111 `modules/hashes.py` and
+# `extensions-builtin/Lora/network.py`; Kohya `library/train_util.py`; Civitai's API.
+_DIGESTS = (
+    ("sha256", "file", 64), ("autov1", "window", 8), ("autov2", "file", 10), ("autov3", "data", 12),
+    ("sshs_model_hash", "data", 64), ("sshs_legacy_hash", "legacy", 8), ("blake3", "blake3", 64), ("crc32", "crc32", 8),
+)  # fmt: skip
+
+
+class _Digest(Protocol):
+    def update(self, data: memoryview, /) -> object: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class _CRC32:
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: memoryview, /) -> None:
+        self._value = zlib.crc32(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+class _Span(NamedTuple):
+    """The digest of the bytes from `start` up to `end`."""
+
+    digest: _Digest
+    start: int
+    end: int
+
+    def see(self, at: int, piece: memoryview) -> None:
+        """Takes its part of the bytes from `at`."""
+        self.digest.update(piece[max(0, self.start - at) : max(0, self.end - at)])
+
+
+def _spans(path: Path, size: int, limits: Limits) -> dict[str, _Span]:
+    import hashlib
+
+    from blake3 import blake3
+
+    spans = {
+        "file": _Span(hashlib.sha256(), 0, size),
+        "window": _Span(hashlib.sha256(), _WINDOW, _WINDOW + _WINDOW_BYTES),
+        "blake3": _Span(blake3(), 0, size),
+        "crc32": _Span(_CRC32(), 0, size),
+    }
+    file = _safetensors(path, limits)
+    if file is not None:
+        start = size - sum(tensor.nbytes for tensor in file.tensors.values())
+        spans["data"] = _Span(hashlib.sha256(), start, size)
+        if header := _kohya_header(file):
+            window = start + _WINDOW - header
+            spans["legacy"] = _Span(hashlib.sha256(), window, window + _WINDOW_BYTES)
+    return spans
+
+
+def _show(source: Source, spans: Collection[_Span]) -> None:
+    """Shows every span every piece of the file; each has a thread, for hashing goes on beside Python."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(spans)) as beside:
+        for at in range(0, source.size, PIECE):
+            piece = memoryview(source.read(at, min(PIECE, source.size - at)))
+            for done in [beside.submit(span.see, at, piece) for span in spans]:
+                done.result()
+
+
+def _safetensors(path: Path, limits: Limits) -> File | None:
+    try:
+        opened = open_file(path, limits)
+    except MalformedFile:
+        return None
+    for source in opened.sources.values():
+        source.close()
+    return opened.file
+
+
+def _kohya_header(file: File) -> int | None:
+    """The bytes before the data in what Kohya hashes: the same tensors in safetensors' order, with `ss_*` metadata only.
+
+    The window of `sshs_legacy_hash` then lies in the data. None where it would not, or the order here is another, or
+    there is no `ss_*`. It is Kohya's own hash if it wrote these tensors and fields with safetensors ≥ 0.3, which pads.
+    """
+    tensors = sorted(file.tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+    fields = {name: text for name, text in file.metadata.items() if name.startswith("ss_")}
+    if not fields or [name for name, _ in tensors] != list(file.tensors):
+        return None
+    length = len(safetensors.render_header(tensors, fields)) - safetensors.SPARE
+    return length if length <= _WINDOW else None

@@ -20,8 +20,10 @@ from adapterhub.files.source import machine
 
 _NAME_BYTES = 200
 """Bytes of the target's name that a temporary name repeats; the system allows 255 in all."""
-_EXCHANGE = 2
-"""RENAME_EXCHANGE of renameat2(2): swaps two names in one step."""
+_NO_REPLACE, _EXCHANGE = 1, 2
+"""Flags of renameat2(2): fail if the new name is taken; swap two names in one step."""
+_HERE = -100
+"""AT_FDCWD: names relative to the working folder."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -49,12 +51,14 @@ def publish_file(temporary: Path, target: Path, *, force: bool) -> None:
         _sync_folder(target.parent)
 
 
-def publish_folder(temporary: Path, target: Path) -> None:
-    """Makes `temporary` the folder `target`; what is there already is then `temporary`, if the system can swap."""
+def publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
+    """Makes `temporary` the folder `target`. OutputExists if something is there, unless `force`: then they are swapped,
+    or, where the system cannot swap, every file takes the place of its old one.
+    """
     with machine("write", target):
-        if not os.path.lexists(target):
-            os.rename(temporary, target)
-        elif not _exchange(temporary, target):
+        if not (force and os.path.lexists(target)):
+            _publish_new_folder(temporary, target)
+        elif not _rename(temporary, target, _EXCHANGE):
             _move_over(temporary, target)
         _sync_folder(target.parent)
 
@@ -146,16 +150,30 @@ def _publish_new(temporary: Path, target: Path) -> None:
         os.rename(temporary, target)
 
 
-def _exchange(temporary: Path, target: Path) -> bool:
-    """Swaps two folders in one step; False where the system cannot."""
+def _publish_new_folder(temporary: Path, target: Path) -> None:
+    try:
+        if not _rename(temporary, target, _NO_REPLACE):
+            os.rename(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise OutputExists(target) from None
+
+
+def _rename(old: Path, new: Path, how: int) -> bool:
+    """renameat2(2) with the flag `how`; False where the system has no such thing."""
     import ctypes
 
-    here = -100  # AT_FDCWD
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
         return False
-    return not renameat2(here, os.fsencode(temporary), here, os.fsencode(target), _EXCHANGE)
+    if not renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), how):
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(error, os.strerror(error))
 
 
 def _move_over(temporary: Path, target: Path) -> None:

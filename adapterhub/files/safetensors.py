@@ -143,7 +143,7 @@ def _text(raw: bytes, path: Path | str) -> str:
 def _pairs(text: str, path: Path | str, problems: list[Problem]) -> tuple[tuple[str, Any], ...]:
     pairs: tuple[tuple[str, Any], ...]
     try:
-        pairs, end = strict_json.HEADER.raw_decode(text)
+        pairs, end = strict_json.header(text)
     except ValueError as error:
         _refuse(path, "header-not-json", f"the header is not JSON of integers and strings: {error}")
     if rest := text[end:].strip(" "):

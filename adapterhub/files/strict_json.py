@@ -1,6 +1,6 @@
 """JSON read without the liberties that Python's reader takes: no repeated names, no NaN, no infinities.
 
-`HEADER` is for safetensors headers. It gives objects as tuples of pairs, so that repeated names are still there to be
+`header` is for safetensors headers. It gives objects as tuples of pairs, so that repeated names are still there to be
 seen, and arrays as lists: the two cannot be taken for each other. Numbers are integers.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -33,8 +34,14 @@ def loads(text: str) -> Any:
     return _DOCUMENT.decode(text)
 
 
+def header(text: str) -> tuple[Any, int]:
+    """The value that `text` begins with, and where it ends. ValueError or RecursionError where there is none."""
+    decoder = _WARY_HEADER if "-0" in text and _MINUS_ZERO.search(text) else _HEADER
+    return decoder.raw_decode(text)
+
+
 def plain(value: Any) -> Any:
-    """What HEADER gave, as dictionaries and lists. RepeatedName where a name stands twice, however deep."""
+    """What `header` gave, as dictionaries and lists. RepeatedName where a name stands twice, however deep."""
     if isinstance(value, tuple):
         return {name: plain(item) for name, item in unique(value).items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
@@ -55,5 +62,16 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-HEADER = json.JSONDecoder(object_pairs_hook=tuple, parse_float=_no_float, parse_constant=_no_constant)
+def _integer(text: str) -> int:
+    if text == "-0":
+        raise ValueError("-0 is no integer")
+    return int(text)
+
+
+_MINUS_ZERO = re.compile(r"-0(?=[\s,\]}])")
+_HEADER = json.JSONDecoder(object_pairs_hook=tuple, parse_float=_no_float, parse_constant=_no_constant)
+# Asking a function about every integer takes time: only where the text could hold a -0, which safetensors refuses.
+_WARY_HEADER = json.JSONDecoder(
+    object_pairs_hook=tuple, parse_float=_no_float, parse_int=_integer, parse_constant=_no_constant
+)
 _DOCUMENT = json.JSONDecoder(object_pairs_hook=unique, parse_float=_finite, parse_constant=_no_constant)

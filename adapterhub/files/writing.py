@@ -82,7 +82,8 @@ def _write_folder(
                     _write_document(document, descriptor)
         if prove is not None:
             prove(temporary)
-        publishing.publish_folder(temporary, path)
+        require_folder_target(path, names, inputs, force=force)
+        publishing.publish_folder(temporary, path, force=force)
     return digests
 
 

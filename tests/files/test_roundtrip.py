@@ -28,7 +28,9 @@ def tensors(draw: st.DrawFn):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(NAMES, tensors(), max_size=6), st.dictionaries(NAMES | st.just("__metadata__"), NAMES, max_size=4))
+@given(
+    st.dictionaries(NAMES, tensors(), max_size=6), st.dictionaries(NAMES | st.just("__metadata__"), NAMES, max_size=4)
+)
 def test_names_dtypes_shapes_bytes_and_metadata_survive(made: dict, metadata: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.safetensors")

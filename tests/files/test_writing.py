@@ -52,7 +52,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_header_and_data_are_what_the_reference_writes_for_the_same_tensors(path: Path) -> None:
-    made = {f"{letter}.{dtype}": torch.randint(0, 2, (3, 2)).to(kind) for dtype, kind in TORCH.items() for letter in "ba"}
+    made = {
+        f"{letter}.{dtype}": torch.randint(0, 2, (3, 2)).to(kind) for dtype, kind in TORCH.items() for letter in "ba"
+    }
     ours = {
         name: from_bytes(name[2:], (3, 2), tensor.view(torch.uint8).numpy().tobytes()) for name, tensor in made.items()
     }
@@ -67,7 +69,7 @@ def test_header_and_data_are_what_the_reference_writes_for_the_same_tensors(path
 
 
 def test_the_reference_reads_values_and_metadata_back(path: Path) -> None:
-    metadata = {"ünï": "重み 😀\n\t\"\\", "b": ""}
+    metadata = {"ünï": '重み 😀\n\t"\\', "b": ""}
     values = {"x": np.arange(6, dtype="<f4").reshape(2, 3), "": np.array(7, "<i8"), "空": np.zeros((0, 4), "<f2")}
     kinds = {"x": "F32", "": "I64", "空": "F16"}
     tensors = {name: from_bytes(kinds[name], value.shape, value.tobytes()) for name, value in values.items()}
@@ -97,7 +99,11 @@ def test_empty_metadata_is_left_out(path: Path) -> None:
 
 
 def test_the_bytes_depend_on_neither_the_order_of_tensors_nor_that_of_metadata(tmp_path: Path) -> None:
-    tensors = {"b": from_bytes("F16", (1,), b"ab"), "a": from_bytes("F16", (1,), b"cd"), "c": from_bytes("F32", (), bytes(4))}
+    tensors = {
+        "b": from_bytes("F16", (1,), b"ab"),
+        "a": from_bytes("F16", (1,), b"cd"),
+        "c": from_bytes("F32", (), bytes(4)),
+    }
     metadata = {"y": "1", "x": "2"}
     for name, turn in (("1", lambda pairs: pairs), ("2", lambda pairs: pairs[::-1])):
         file = File(dict(turn(list(tensors.items()))), dict(turn(list(metadata.items()))))
@@ -274,7 +280,9 @@ def test_a_target_without_a_folder_or_a_name_is_a_wrong_request(tmp_path: Path) 
             files.write(one(x=bytes_of(1)), path)
 
 
-@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "-rf", "a b\nc", "\x1b[31m", b"\xff\xfe".decode("utf-8", "surrogateescape")])
+@pytest.mark.parametrize(
+    "name", ["x" * 255, "é" * 127, "-rf", "a b\nc", "\x1b[31m", b"\xff\xfe".decode("utf-8", "surrogateescape")]
+)
 def test_any_file_name_can_be_written(tmp_path: Path, name: str) -> None:
     files.write(one(x=bytes_of(1)), tmp_path / name)
     files.write(one(x=bytes_of(2)), tmp_path / name, force=True)
@@ -288,91 +296,3 @@ def test_the_written_file_has_the_permissions_of_any_new_file(path: Path) -> Non
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-def folder(*components: str, rank: int = 4) -> Package:
-    weights = {f"{name}/adapter_model.safetensors": File({"x": bytes_of(rank)}, {"format": "pt"}) for name in components}
-    return Package.new(weights, {f"{name}/adapter_config.json": {"r": rank, "name": "é"} for name in components})
-
-
-def test_a_directory_is_written_with_its_documents_and_read_back(tmp_path: Path) -> None:
-    package, target = folder("unet", "text_encoder"), tmp_path / "out"
-    written = files.write(package, target)
-    assert names(target) == [
-        "text_encoder", "text_encoder/adapter_config.json", "text_encoder/adapter_model.safetensors",
-        "unet", "unet/adapter_config.json", "unet/adapter_model.safetensors",
-    ]  # fmt: skip
-    assert (target / "unet/adapter_config.json").read_text() == '{\n  "r": 4,\n  "name": "é"\n}\n'
-    assert written == {
-        name: hashlib.sha256((target / name).read_bytes()).hexdigest()
-        for name in ("unet/adapter_model.safetensors", "text_encoder/adapter_model.safetensors")
-    }
-    assert names(tmp_path)[0] == "out"
-    with files.read(target) as back:
-        assert back.container == "directory"
-        assert back.documents == package.documents
-        for name, file in package.files.items():
-            assert back.files[name].tensors["x"].read() == file.tensors["x"].read()
-
-
-def test_force_replaces_a_directory_that_holds_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    files.write(folder("unet", "text_encoder"), target)
-    with pytest.raises(OutputExists):
-        files.write(folder("unet", "text_encoder", rank=5), target)
-    files.write(folder("unet", "text_encoder", rank=5), target, force=True)
-    assert json.loads((target / "unet/adapter_config.json").read_text())["r"] == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("stranger", ["notes.txt", "unet/notes.txt", ".hidden", "vae/adapter_model.safetensors"])
-def test_force_does_not_replace_a_directory_with_other_things_in_it(tmp_path: Path, stranger: str) -> None:
-    target = tmp_path / "out"
-    files.write(folder("unet"), target)
-    (target / stranger).parent.mkdir(exist_ok=True)
-    (target / stranger).write_text("mine")
-    before = {name: (target / name).read_bytes() for name in names(target) if (target / name).is_file()}
-    with pytest.raises(UsageError, match="what would be lost"):
-        files.write(folder("unet", rank=5), target, force=True)
-    assert {name: (target / name).read_bytes() for name in names(target) if (target / name).is_file()} == before
-
-
-def test_a_directory_that_holds_an_input_is_not_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    files.write(folder("unet"), target)
-    with files.read(target) as package, pytest.raises(UsageError, match="an input is never overwritten"):
-        files.write(package, target, force=True)
-
-
-def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("old")
-    with pytest.raises(UsageError, match="is no folder"):
-        files.write(folder("unet"), tmp_path / "out", force=True)
-    assert (tmp_path / "out").read_text() == "old"
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_a_directory_of_which_one_file_fails_is_not_written_at_all(tmp_path: Path, old: bool) -> None:
-    target = tmp_path / "out"
-    if old:
-        files.write(folder("unet"), target)
-    before = names(tmp_path)
-    package = folder("unet", "text_encoder") if not old else folder("unet")
-    broken = Package.new({**package.files, "unet/adapter_model.safetensors": File({"x": LazyTensor("F32", (), lambda: ())})},
-                         package.documents)  # fmt: skip
-    with pytest.raises(ValueError, match="gave 0 bytes"):
-        files.write(broken, target, force=True)
-    assert names(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["../x.safetensors", "/tmp/x.safetensors", "a/../../x", "", r"a\b", "C:x"])
-def test_names_that_lead_out_of_the_directory_are_not_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="lead out of the folder"):
-        files.write(Package.new({name: File({})}, container="directory"), tmp_path / "out")
-    assert names(tmp_path) == []
-
-
-def test_a_document_with_nan_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write(Package.new({"a": File({})}, {"b.json": float("nan")}), tmp_path / "out")
-    assert names(tmp_path) == []

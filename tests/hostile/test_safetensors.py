@@ -84,6 +84,8 @@ REFUSED = {
     "infinity": (text(number=b"-Infinity"), "header-not-json"),
     "float": (text(number=b"1.0"), "header-not-json"),
     "exponent": (text(number=b"1e0"), "header-not-json"),
+    "minus zero": (raw(b'{"x":{"dtype":"U8","shape":[1],"data_offsets":[-0,1]}}', b"x"), "header-not-json"),
+    "minus zero among the axes": (text(number=b"0, -0 "), "header-not-json"),
     "leading zero": (text(number=b"01"), "header-not-json"),
     "hexadecimal": (text(number=b"0x1"), "header-not-json"),
     "100,000 digits": (text(number=b"1" * 100_000), "header-not-json"),
@@ -105,7 +107,10 @@ REFUSED = {
     "entry that is null": (raw({"x": None}), "entry"),
     "entry that is a number": (raw({"x": 5}), "entry"),
     "entry that is an array": (raw({"x": ["U8", [1], [0, 1]]}, b"x"), "entry"),
-    "entry that is an array of pairs": (raw({"x": [["dtype", "U8"], ["shape", [1]], ["data_offsets", [0, 1]]]}, b"x"), "entry"),  # fmt: skip
+    "entry that is an array of pairs": (
+        raw({"x": [["dtype", "U8"], ["shape", [1]], ["data_offsets", [0, 1]]]}, b"x"),
+        "entry",
+    ),
     "no dtype": (raw({"x": {"shape": [1], "data_offsets": [0, 1]}}, b"x"), "entry"),
     "no offsets": (raw({"x": {"dtype": "U8", "shape": [1]}}, b"x"), "entry"),
     "unknown dtype": (one(dtype="F12"), "unknown-dtype"),
