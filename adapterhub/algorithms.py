@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from adapterhub.adapter import Role, Roles
-from adapterhub.tensors import Shape, item, ratio
+from adapterhub.tensors import LazyTensor, Shape, item, ratio
 
 Extent = tuple[int | None, int | None]
 """(rows, columns) of the weight that a module changes, kernel positions counted as columns; None where it cannot tell."""
@@ -166,6 +166,14 @@ def old_glora(tensors: Roles) -> bool:
     a1, a2 = tensors[R.GLORA_A1].shape, tensors[R.GLORA_A2].shape
     b1, b2 = tensors[R.GLORA_B1].shape, tensors[R.GLORA_B2].shape
     return len(b2) > 1 and b2[1] == b1[0] == a1[0] == a2[1]
+
+
+def scales_input(multiplier: LazyTensor, rows: int) -> bool:
+    """Whether PEFT's IA3 multiplier runs along the input of a weight of `rows` rows: (1, I), against (O, 1).
+
+    A convolution's is (1, C, 1, 1) on both axes; where C is both O and I it is taken for the output.
+    """
+    return multiplier.size != rows or (len(multiplier.shape) == 2 and multiplier.shape[0] == 1 < rows)
 
 
 def extent(tensors: Roles) -> Extent:

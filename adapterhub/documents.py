@@ -135,7 +135,10 @@ class Target(Document):
     """The file that was written."""
 
     path: PathText = Field(description="the file or folder, as it was given")
-    sha256: str | None = Field(default=None, description="its digest; null for a folder, and where nothing was written")
+    sha256: str | None = Field(
+        default=None,
+        description="its digest; null for a folder, where nothing was written, and for what was not read again",
+    )
     layout: str = Field(description="the layout that it was written in")
 
 

@@ -156,10 +156,11 @@ def values(tensor: LazyTensor) -> np.ndarray:
     if tensor.dtype in _NUMPY:
         return np.frombuffer(data, _NUMPY[tensor.dtype]).reshape(tensor.shape)
     if tensor.dtype == "BF16":
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(tensor.shape)
+        widened: np.ndarray = np.frombuffer(data, "<u2").astype("<u4") << 16
+        return widened.view("<f4").reshape(tensor.shape)
     if tensor.dtype in ("F8_E4M3", "F8_E5M2"):
         table = np.array([_f8(code, tensor.dtype) for code in range(256)], "<f4")
-        return table[np.frombuffer(data, "u1")].reshape(tensor.shape)
+        return np.take(table, np.frombuffer(data, "u1")).reshape(tensor.shape)
     raise ValueError(f"{tensor.dtype} is only moved, never computed with")
 
 

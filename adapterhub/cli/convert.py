@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @click.command("convert")
 @click.argument("source", metavar="SRC", type=PATH)
-@click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write.")
+@click.option(
+    "-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write."
+)
 @click.option("--to", metavar="LAYOUT", help="The layout to write: see adapterhub layouts.")
 @click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it.")
 @click.option("--as", "as_algorithm", type=click.Choice(["lora", "full"]), help="Rewrite other algorithms as this one.")
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--allow-loss", is_flag=True, help="Drop what the layout has no place for, and list it.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
-@click.option("--no-check", is_flag=True, help="Do not read the result again to measure its error.")
+@click.option(
+    "--no-check", is_flag=True, help="Do not read the result again: neither its error nor its sha256 is known then."
+)
 @as_json
 @debug
 def command(source: Path, target: str, no_check: bool, as_json: bool, **options: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapterhub.files import publishing
 from adapterhub.files.beside import leaves
@@ -35,9 +35,11 @@ def write(
     hashed: Collection[str] = (),
     sources: Collection[Path] = (),
     prove: Callable[[Path], None] | None = None,
-) -> dict[str, str]:
+    reread: bool = True,
+) -> Mapping[str, str | None]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
-    the tensor files.
+    the tensor files. Where `hashed` fields change the header after the data, that takes a second reading: None without
+    `reread`.
 
     `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data. `force` replaces
     what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own files
@@ -46,51 +48,60 @@ def write(
 
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
-    path, inputs = Path(path), {*package.paths.values(), *sources}
+    wish = _Wish(force, hashed, {*package.paths.values(), *sources}, prove or _unproved, reread)
     if package.container == DIRECTORY:
-        return _write_folder(package, path, force, hashed, inputs, prove)
-    require_file_target(path, inputs, force=force)
+        return _write_folder(package, Path(path), wish)
+    return _write_single(package, Path(path), wish)
+
+
+class _Wish(NamedTuple):
+    """How `write` was asked to write."""
+
+    force: bool
+    hashed: Collection[str]
+    inputs: Collection[Path]
+    prove: Callable[[Path], None]
+    reread: bool
+
+
+def _unproved(path: Path) -> None:
+    """Nobody asked for a proof."""
+
+
+def _write_single(package: Package, path: Path, wish: _Wish) -> Mapping[str, str | None]:
+    require_file_target(path, wish.inputs, force=wish.force)
     with publishing.unpublished_file(path) as (temporary, descriptor):
         with machine("write", path):
-            digest = _write_file(package.only, descriptor, hashed)
-        if prove is not None:
-            prove(temporary)
-        publishing.publish_file(temporary, path, force=force)
+            digest = _write_file(package.only, descriptor, wish)
+        wish.prove(temporary)
+        publishing.publish_file(temporary, path, force=wish.force)
     return {path.name: digest}
 
 
-def _write_folder(
-    package: Package,
-    path: Path,
-    force: bool,
-    hashed: Collection[str],
-    inputs: Collection[Path],
-    prove: Callable[[Path], None] | None,
-) -> dict[str, str]:
+def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str | None]:
     names = [*package.files, *package.documents]
     if bad := [name for name in names if leaves(name)]:
         raise ValueError(f"{bad} lead out of the folder")
-    require_folder_target(path, names, inputs, force=force)
+    require_folder_target(path, names, wish.inputs, force=wish.force)
     with publishing.unpublished_folder(path) as (temporary, _):
-        digests = {}
+        digests: dict[str, str | None] = {}
         with machine("write", path):
             for name, file in package.files.items():
                 with _new_file(temporary / name) as descriptor:
-                    digests[name] = _write_file(file, descriptor, hashed)
+                    digests[name] = _write_file(file, descriptor, wish)
             for name, document in package.documents.items():
                 with _new_file(temporary / name) as descriptor:
                     _write_document(document, descriptor)
-        if prove is not None:
-            prove(temporary)
-        require_folder_target(path, names, inputs, force=force)
-        publishing.publish_folder(temporary, path, force=force)
+        wish.prove(temporary)
+        require_folder_target(path, names, wish.inputs, force=wish.force)
+        publishing.publish_folder(temporary, path, force=wish.force)
     return digests
 
 
-def _write_file(file: File, descriptor: int, hashed: Collection[str]) -> str:
+def _write_file(file: File, descriptor: int, wish: _Wish) -> str | None:
     """Writes a file in safetensors' own order: dtypes from the widest down, then names; gives its SHA-256."""
     tensors = sorted(file.tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
-    pending = [name for name in hashed if DIGEST in file.metadata.get(name, "")]
+    pending = [name for name in wish.hashed if DIGEST in file.metadata.get(name, "")]
     header = render_header(tensors, file.metadata)
     _allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
     with Hasher() as hasher:
@@ -102,12 +113,12 @@ def _write_file(file: File, descriptor: int, hashed: Collection[str]) -> str:
         for name, tensor in tensors:
             _copy(name, tensor, stream)
         stream.flush()
-        digest = hasher.hexdigest()
+        digest: str | None = hasher.hexdigest()
     if pending:
-        true = {name: file.metadata[name].replace(DIGEST, digest) for name in pending}
+        true = {name: file.metadata[name].replace(DIGEST, str(digest)) for name in pending}
         os.lseek(descriptor, 0, os.SEEK_SET)
         write_all(descriptor, render_header(tensors, {**file.metadata, **true}))
-        digest = _sha256(descriptor)
+        digest = _sha256(descriptor) if wish.reread else None
     os.fsync(descriptor)
     return digest
 

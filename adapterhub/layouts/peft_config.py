@@ -1,7 +1,7 @@
-"""LoraConfig and its relatives: where PEFT and diffusers keep rank, alpha and targets, per component.
+r"""LoraConfig and its relatives: where PEFT and diffusers keep rank, alpha and targets, per component.
 
 Source: huggingface/peft `tuners/lora/config.py`, `tuners/lokr/config.py`, `utils/other.py:get_pattern_key` (a pattern P
-applies to a path that `(.*\\.)?(P)$` matches; the first that does wins). Patterns come from strangers and are never run as
+applies to a path that `(.*\.)?(P)$` matches; the first that does wins). Patterns come from strangers and are never run as
 regular expressions: literal ones are compared, others refused.
 
 Text encoders' targets are written without `text_model.`: as suffixes they match CLIP before and after transformers 5.6.

@@ -44,6 +44,13 @@ class Base:
         weights = architectures.get(self.architecture).weights
         return given.shape if given is not None else weights.get(module.component, {}).get(module.module)
 
+    def value(self, module: Module, *, bias: bool = False) -> Tensor | None:
+        """The weight (or bias) in float64, if the base was given and has it."""
+        from adapterhub.operations import deltas
+
+        stored = self.bias(module) if bias else self.weight(module)
+        return None if stored is None else deltas.tensor(stored)
+
     def stand_in(self, module: Module, shape: Shape) -> Tensor:
         """A weight to compare on where none is at hand: normal numbers of a fixed seed, float64.
 

@@ -29,6 +29,8 @@ class Gap(NamedTuple):
 
 
 SAME = Gap(0.0, 0.0)
+NOISE = 1e-13
+"""A relative gap that the float64 arithmetic of the comparison itself can make."""
 
 
 def gaps(a: Adapter, b: Adapter, base: Base) -> Iterator[tuple[Module, Gap]]:
@@ -45,7 +47,8 @@ def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
         return SAME
     if Role.VECTORS in a or Role.VECTORS in b:
         return _distance(*(_vectors(tensors) for tensors in (a, b)))
-    return _distance(_change(module, a, base), _change(module, b, base)).max(_distance(_bias(a), _bias(b)))
+    weights = _distance(_change(module, a, base), _change(module, b, base))
+    return weights.max(_distance(_bias(module, a, base), _bias(module, b, base)))
 
 
 def same(a: Roles, b: Roles) -> bool:
@@ -81,26 +84,22 @@ def _steps(tensor: LazyTensor, step: int = 1 << 22) -> Iterator[Buffer]:
         yield bytes(pending)
 
 
-def _change(module: Module, tensors: Roles, base: Base) -> Tensor | None:
+def _change(module: Module, tensors: Roles, base: Base) -> Tensor:
     from adapterhub.operations import deltas
 
-    algorithm = algorithm_of(tensors)
-    needs = algorithm is not None and (algorithm.needs_base or Role.DORA_SCALE in tensors)
-    shape = base.shape(module)
-    weight = base.weight(module)
-    if not needs:
-        change = deltas.change(tensors, None)
-    elif weight is not None:
-        change = deltas.change(tensors, deltas.tensor(weight))
-    else:
-        change = deltas.change(tensors, base.stand_in(module, shape or ()))
-    return change.flatten()
+    found = deltas.delta(tensors)
+    if not found.needs_base:
+        return found.matrix().flatten()
+    weight = base.value(module)
+    return deltas.change(
+        tensors, base.stand_in(module, base.shape(module) or ()) if weight is None else weight
+    ).flatten()
 
 
-def _bias(tensors: Roles) -> Tensor | None:
+def _bias(module: Module, tensors: Roles, base: Base) -> Tensor | None:
     from adapterhub.operations import deltas
 
-    return deltas.delta(tensors).bias()
+    return deltas.delta(tensors).bias(base.value(module, bias=True))
 
 
 def _vectors(tensors: Roles) -> Tensor | None:
@@ -112,11 +111,7 @@ def _vectors(tensors: Roles) -> Tensor | None:
 def _distance(a: Tensor | None, b: Tensor | None) -> Gap:
     if a is None and b is None:
         return SAME
-    import torch
-
-    a = torch.zeros_like(b) if a is None and b is not None else a
-    b = torch.zeros_like(a) if b is None and a is not None else b
-    assert a is not None and b is not None
+    a, b = _or_zero(a, b), _or_zero(b, a)
     if a.numel() != b.numel():
         return Gap(float("inf"), float("inf"))
     if not a.numel():
@@ -126,3 +121,11 @@ def _distance(a: Tensor | None, b: Tensor | None) -> Gap:
     if furthest != furthest:
         return Gap(float("inf"), float("inf"))
     return Gap(furthest, furthest / largest if largest else (0.0 if furthest == 0 else float("inf")))
+
+
+def _or_zero(value: Tensor | None, other: Tensor | None) -> Tensor:
+    """`value`, or zeros like `other` where there is none."""
+    if value is not None:
+        return value
+    assert other is not None
+    return other * 0

@@ -138,7 +138,7 @@ def make(opened: Source, request: Request, weights: Base) -> Made:
     encoded = layout.encode(adapter)
     entries = step.ledger.entries(encoded)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
-    return Made(adapter, encoded, entries, request.rank is not None and error > 0)
+    return Made(adapter, encoded, entries, approximate=error > 0 or bool(request.algorithm and request.dtype))
 
 
 def _write(made: Made, request: Request, opened: Source, proof: Proof) -> str | None:
@@ -152,6 +152,7 @@ def _write(made: Made, request: Request, opened: Source, proof: Proof) -> str | 
             hashed=metadata.HASHED,
             sources=list(opened.package.paths.values()),
             prove=proof,
+            reread=proof.measured,
         )
     return next(iter(digests.values())) if package.container == files.SAFETENSORS else None
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from adapterhub.documents import Difference, ModuleDifference
 from adapterhub.operations.base import base_of
-from adapterhub.operations.compare import gaps
+from adapterhub.operations.compare import NOISE, gaps
 from adapterhub.operations.source import open_adapter
 
 
 def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolerance: float = 0.0) -> Difference:
-    """Compares ΔW of every module of `a` and `b` in float64; equal means that no relative gap exceeds `tolerance`.
+    """Compares ΔW of every module of `a` and `b` in float64; equal means that no relative gap exceeds `tolerance`,
+    nor what float64 arithmetic makes by itself (1e-13).
 
     Algorithms that depend on the base weights are compared on those of `base` or, without one, on a stand-in of fixed
     random numbers: adapters that change that alike do the same.
@@ -21,7 +22,7 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
             found = dict(gaps(first.adapter, second.adapter, weights))
         left, right = first.adapter.modules().keys(), second.adapter.modules().keys()
     only_a, only_b = sorted(left - right), sorted(right - left)
-    differing = sorted(((gap, module) for module, gap in found.items() if gap.relative > tolerance),
+    differing = sorted(((gap, module) for module, gap in found.items() if gap.relative > max(tolerance, NOISE)),
                        key=lambda pair: (-pair[0].relative, pair[1]))  # fmt: skip
     return Difference(
         a=str(a),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Key, Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, label, rank_of
-from adapterhub.documents import Hashes, Inspection, ListedTensor, Problem
+from adapterhub.documents import Container, Hashes, Inspection, ListedTensor, Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.embeddings import embedding_in
@@ -20,7 +20,7 @@ from adapterhub.operations.faults import alpha_faults, alphas, faults, grouped
 from adapterhub.operations.source import warnings_of
 
 
-def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> Inspection:
+def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> Inspection:  # noqa: A002 (--hash)
     """What the file or folder at `path` is: kind, layout, architecture, algorithms, ranks, metadata, problems.
 
     `hash` adds the fingerprint and every digest that people quote, which reads the whole file; `tensors` lists all keys.
@@ -46,7 +46,7 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
-            path=str(path), size=package.size, kind=identity.kind, container=package.container,
+            path=str(path), size=package.size, kind=identity.kind, container=cast(Container, package.container),
             evidence=[*_found(identity), *identity.evidence], **_counted(package),
             metadata=_metadata(package), problems=grouped(problems_of(package, identity, reading, found)), **fields,
         )  # fmt: skip

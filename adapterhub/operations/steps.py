@@ -42,25 +42,44 @@ class Step:
 
 def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtype: str | None) -> tuple[Adapter, float]:
     """Every module as `name` ("lora" or "full"); also the largest relative error that a truncation left."""
-    from adapterhub.operations.as_full import as_full
-    from adapterhub.operations.as_lora import as_lora
-
     tensors: dict[Key, LazyTensor] = {}
-    error = 0.0
+    worst = 0.0
     for module, roles in adapter.modules().items():
         algorithm = algorithm_of(roles)
-        made: Mapping[Role, LazyTensor] = roles
-        if algorithm is not None and algorithm.name not in ("norm", "embedding"):
-            weight = _weight(step.base, module, roles)
-            if name == "full":
-                made = as_full(roles, weight, dtype=dtype or "F32")
-            else:
-                found = as_lora(roles, weight, rank=rank, dtype=dtype, weight_shape=step.base.shape(module))
-                made, error = found.tensors, max(error, found.error)
-        if made is not roles:
-            step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}" if algorithm else name)
+        made, error = (roles, 0.0)
+        if algorithm is not None and algorithm.name not in ("norm", "embedding", name):
+            made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
+                _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
+            step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}")
         tensors |= _keyed(module, made)
-    return adapter.with_tensors(tensors), error
+        worst = max(worst, error)
+    return adapter.with_tensors(tensors), worst
+
+
+def _as_lora(base: Base, module: Module, roles: Roles, rank: int | None, dtype: str | None) -> tuple[Roles, float]:
+    from adapterhub.operations.as_lora import as_lora
+
+    bias = base.value(module, bias=True)
+    made = as_lora(roles, _weight(base, module, roles), rank=rank, dtype=dtype, weight_shape=base.shape(module),
+                   base_bias=bias)  # fmt: skip
+    return made.tensors, made.error
+
+
+def _as_full(base: Base, module: Module, roles: Roles, dtype: str | None) -> tuple[Roles, float]:
+    """ΔW is computed when it is written: all of them at once would be the model."""
+    from adapterhub.operations import deltas
+    from adapterhub.operations.as_full import as_full, bias_of
+
+    found, shape = deltas.delta(roles), base.shape(module)
+    stored = dtype or "F32"
+    if shape is None or (found.needs_base and base.weight(module) is None):
+        return as_full(roles, None, dtype=stored), 0.0  # raises NeedsBase where that is why
+
+    def chunks() -> Iterable[bytes]:
+        yield as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF].read()
+
+    bias = bias_of(found, roles, base.value(module, bias=True), stored)
+    return {R.DIFF: LazyTensor(stored, shape, chunks), **bias}, 0.0
 
 
 def translate(step: Step, adapter: Adapter, layout: Layout) -> Adapter:
@@ -142,12 +161,10 @@ def _loss(adapter: Adapter, homeless: Mapping[Key, str], layout: Layout) -> Loss
 
 
 def _weight(base: Base, module: Module, roles: Roles) -> Tensor | None:
+    """The base's weight, where the module's ΔW depends on it."""
     from adapterhub.operations import deltas
 
-    given = base.weight(module)
-    algorithm = algorithm_of(roles)
-    needs = algorithm is not None and (algorithm.needs_base or R.DORA_SCALE in roles)
-    return deltas.tensor(given) if given is not None and needs else None
+    return base.value(module) if deltas.delta(roles).needs_base else None
 
 
 def _cast(tensor: LazyTensor, dtype: str) -> LazyTensor:

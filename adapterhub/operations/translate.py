@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from adapterhub.adapter import Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, rank_of, scale_of
+from adapterhub.algorithms import algorithm_of, rank_of, scale_of, scales_input
 from adapterhub.documents import Action
 from adapterhub.errors import NeedsBase
 from adapterhub.layouts.peft_config import alpha_scalar, factor_of
@@ -92,7 +92,8 @@ def _ia3_to_lycoris(roles: Roles, module: Module, target: Collection[Role], base
     from adapterhub.operations import deltas
 
     multiplier = roles[R.IA3_L]
-    on_input = multiplier.shape[0] == 1 and len(multiplier.shape) > 1
+    shape = base.shape(module)
+    on_input = scales_input(multiplier, shape[0] if shape else multiplier.shape[0])
     change = deltas.tensor(multiplier).flatten() - 1
     conv = len(multiplier.shape) == 4
     tensors = _less(roles, R.IA3_L)
@@ -119,8 +120,8 @@ def _ia3_to_peft(roles: Roles, module: Module, target: Collection[Role], base: B
     from adapterhub.operations import deltas
 
     change = deltas.tensor(roles[R.IA3_WEIGHT]).flatten()
-    ones = (1,) * max(1, len(roles[R.IA3_WEIGHT].shape) - 1)
-    shape = (1, -1, *ones[1:]) if on_input else (-1, *ones)
+    conv = len(roles[R.IA3_WEIGHT].shape) == 4
+    shape = (1, -1, 1, 1) if conv else (1, -1) if on_input else (-1, 1)
     tensors = _less(roles, R.IA3_WEIGHT, R.ON_INPUT, R.ALPHA)
     tensors[R.IA3_L] = deltas.lazy((1 + change).reshape(shape), "F32")
     return Translation(tensors, "compute", "l = 1 + w")

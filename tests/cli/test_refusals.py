@@ -61,7 +61,7 @@ def test_a_malformed_file_is_refused_and_nothing_is_written(cli, tmp_path, comma
     assert outcome.status == 3
     assert "bad.safetensors" in outcome.err
     assert "Traceback" not in outcome.err
-    assert os.listdir(tmp_path) == ["bad.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_forced_conversion_that_fails_leaves_the_old_file(cli, tmp_path):
 def test_a_target_in_a_place_that_is_no_folder_fails_and_leaves_nothing(cli, style, tmp_path):
     outcome = cli("convert", style, "--to", "diffusers", "-o", style / "out.safetensors")
     assert outcome.status in (2, 5)
-    assert sorted(os.listdir(tmp_path)) == ["style.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["style.safetensors"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -188,7 +188,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(cli, style, tmp_path):
     report = json.loads(outcome.out)
     assert (outcome.status, report["dry_run"], report["max_error"]) == (0, True, None)
     assert report["summary"] == {**dict.fromkeys(report["summary"], 0), "rename": 2, "metadata": 1}
-    assert os.listdir(tmp_path) == ["style.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]
 
 
 def test_a_path_that_is_a_device_is_not_opened(cli):

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from adapterhub.adapter import Role
+from adapterhub.algorithms import scales_input
 from adapterhub.operations.deltas.base import Relative, channels
 
 R = Role
@@ -47,8 +48,7 @@ class MultiplierIA3(Relative):
         return _times(weight, self.value(R.IA3_L), on_input=self._on_input(len(weight)))
 
     def _on_input(self, outputs: int) -> bool:
-        multiplier = self.tensors[R.IA3_L]
-        return multiplier.size != outputs or (len(multiplier.shape) == 2 and multiplier.shape[0] == 1 < outputs)
+        return scales_input(self.tensors[R.IA3_L], outputs)
 
 
 def _times(weight: Tensor, multiplier: Tensor, *, on_input: bool) -> Tensor:
