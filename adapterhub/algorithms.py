@@ -161,19 +161,24 @@ def total_scale(tensors: Roles) -> Fraction | float:
 def old_glora(tensors: Roles) -> bool:
     """Whether a GLoRA module has the shapes of LyCORIS before 2.2: a1 (r, I), a2 (I, r), b1 (r, I), b2 (O, r).
 
-    Where both readings fit (r = I = O) the old one is taken, as ComfyUI does.
+    The shapes of a square weight's factors can be read either way: the reading with the smaller rank is taken, and the
+    old one where both have the same, as ComfyUI does.
     """
     a1, a2 = tensors[R.GLORA_A1].shape, tensors[R.GLORA_A2].shape
     b1, b2 = tensors[R.GLORA_B1].shape, tensors[R.GLORA_B2].shape
-    return len(b2) > 1 and b2[1] == b1[0] == a1[0] == a2[1]
+    old = len(b2) > 1 and b2[1] == b1[0] == a1[0] == a2[1]
+    new = b2[0] == b1[1] == a1[1] == a2[0]
+    return old and (not new or a1[0] <= a2[0])
 
 
 def scales_input(multiplier: LazyTensor, rows: int) -> bool:
     """Whether PEFT's IA3 multiplier runs along the input of a weight of `rows` rows: (1, I), against (O, 1).
 
-    A convolution's is (1, C, 1, 1) on both axes; where C is both O and I it is taken for the output.
+    A convolution's is (1, C, 1, 1) on both axes before its config is asked; where C is both O and I it is taken for the
+    output.
     """
-    return multiplier.size != rows or (len(multiplier.shape) == 2 and multiplier.shape[0] == 1 < rows)
+    shape = multiplier.shape
+    return shape[0] == 1 < shape[1] if len(shape) == 2 else multiplier.size != rows
 
 
 def extent(tensors: Roles) -> Extent:
@@ -225,10 +230,8 @@ def _lokr(s: Roles) -> Extent:
 
 
 def _glora(s: Roles) -> Extent:
-    a1, b1, b2 = s[R.GLORA_A1].shape, s[R.GLORA_B1].shape, s[R.GLORA_B2].shape
-    if b2[1] == b1[0] == a1[0]:
-        return (b2[0], math.prod(b1[1:]))
-    return (b1[0], math.prod(b2[1:]))
+    b1, b2 = s[R.GLORA_B1].shape, s[R.GLORA_B2].shape
+    return (b2[0], math.prod(b1[1:])) if old_glora(s) else (b1[0], math.prod(b2[1:]))
 
 
 def _axis(shape: Shape) -> Extent:

@@ -25,11 +25,20 @@ HASHED = frozenset(_HASHES)
 
 _UNTRUE_AFTER_A_CHANGE = ("sshs_legacy_hash",)
 
+# What A1111 asks of every file that has any metadata: "sdxl_…" → SDXL, else `ss_v2` "True" → SD 2, else SD 1.
+_KOHYA = {
+    "stable-diffusion-v1": {"ss_base_model_version": "sd_v1", "ss_v2": "False"},
+    "stable-diffusion-v2-512": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    "stable-diffusion-xl-v1-base": {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"},
+    "stable-diffusion-xl-v1-refiner": {"ss_base_model_version": "sdxl_refiner_v1-0", "ss_v2": "False"},
+}
+
 
 def renewed(metadata: Mapping[str, str], modelspec: str, title: str) -> dict[str, str]:
-    """The metadata of a new file of architecture `modelspec`: ModelSpec's fields complete, hashes true, the rest as it was.
+    """The metadata of a new file of architecture `modelspec`: what readers filter by is there and true, the rest as it was.
 
-    `title` is used where the old file had none. The v-prediction and 512 flavours of an architecture id are kept.
+    `title` is used where the old file had none. The v-prediction and 512 flavours of an architecture id are kept, and so is
+    any `ss_base_model_version` of the same family ("sd_v2_v", "sdxl_…").
     """
     fields = {name: text for name, text in metadata.items() if name not in _UNTRUE_AFTER_A_CHANGE}
     told = fields.get("modelspec.architecture", "")
@@ -37,7 +46,17 @@ def renewed(metadata: Mapping[str, str], modelspec: str, title: str) -> dict[str
     fields.setdefault("modelspec.sai_model_spec", SPEC)
     fields.setdefault("modelspec.implementation", _IMPLEMENTATION.get(modelspec, "diffusers"))
     fields.setdefault("modelspec.title", title)
+    fields |= _kohya(fields, modelspec)
     return {**fields, **_HASHES}
+
+
+def _kohya(fields: Mapping[str, str], modelspec: str) -> Mapping[str, str]:
+    """Kohya's two fields, unless what stands there says the same family."""
+    true = _KOHYA.get(modelspec, {})
+    family = true.get("ss_base_model_version", "").partition("_base")[0].partition("_refiner")[0]
+    told = fields.get("ss_base_model_version", "").replace("sd_1", "sd_v1").replace("sd_2", "sd_v2")
+    same = family and told.startswith(family)
+    return {name: fields[name] if same and name in fields else text for name, text in true.items()}
 
 
 def _same_family(told: str, modelspec: str) -> bool:

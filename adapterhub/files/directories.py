@@ -99,7 +99,10 @@ def _lora(folder: Folder, limits: Limits) -> Contents | None:
 
 
 def _peft(folder: Folder, limits: Limits) -> Contents | None:
-    return Contents([PEFT], _documents(folder)) if {PEFT, PEFT_CONFIG} <= folder.files else None
+    here = {PEFT, PEFT_CONFIG} & folder.files
+    if len(here) == 1:
+        raise _missing(folder, ({PEFT, PEFT_CONFIG} - here).pop(), folder)
+    return Contents([PEFT], _documents(folder)) if here else None
 
 
 def _peft_components(folder: Folder, limits: Limits) -> Contents | None:

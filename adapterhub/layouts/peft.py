@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import adapterhub.architectures as architectures
-from adapterhub.adapter import Adapter, Key, Kind, Module, Role, Roles
-from adapterhub.algorithms import algorithm_of
+from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.architectures import Architecture
-from adapterhub.errors import LossyConversion
 from adapterhub.files import File, Package
-from adapterhub.layouts import peft_config
+from adapterhub.layouts import peft_config, peft_methods
 from adapterhub.layouts.base import AlphaPlace, Encoded, Fit, Reading, fit_of, reading_of
 from adapterhub.layouts.spelled import Spelled
 from adapterhub.layouts.spellings import without_text_model
 from adapterhub.layouts.suffixes import PEFT, READ_ONLY
-from adapterhub.tensors import item, scalar
+from adapterhub.tensors import scalar
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _READABLE = frozenset(suffix[1:] for suffix in (*PEFT.values(), *READ_ONLY))
-_NEUMANN_TERMS = 5  # OFTConfig.num_cayley_neumann_terms
+_FLATTENED = ("text_encoder",)  # CLIPTextModel; CLIPTextModelWithProjection keeps its `text_model.`
+_ROLES: dict[Role, str] = {role: suffix for role, suffix in PEFT.items() if role is not Role.ADALORA_E}
+_ROLES[Role.OFT_TERMS] = ""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Peft:
             if found is None or (not lenient and len(found) < len(source.heads)):
                 return None
             files[file] = found
-        codes = {head: "text-model-missing" for heads in files.values() for head, module in heads.items()
-                 if PREFIX + module.module != head}  # fmt: skip
-        return fit_of(self, architecture, spelled, files, readable=_READABLE, codes=codes)
+        return fit_of(self, architecture, spelled, files, readable=_READABLE)
 
     def _component(self, file: str, source: Spelled, architecture: Architecture,
                    taken: Mapping[str, Mapping[str, Module]]) -> Mapping[str, Module] | None:  # fmt: skip
@@ -80,12 +78,13 @@ class Peft:
             if isinstance(config, dict) and heads:
                 component = next(iter(heads.values())).component
                 peft_config.read_alphas(reading, component, config, place)
+                peft_config.read_multipliers(reading, component, config)
                 _read_rotations(reading, component, config)
         return reading
 
     def roles(self, component: str) -> Mapping[Role, str]:
-        """What PEFT's methods store; the rotation's number of terms is in the config."""
-        return {**PEFT, Role.OFT_TERMS: ""}
+        """What PEFT's methods store; the rotation's number of terms is in the config. AdaLoRA is written as LoRA."""
+        return _ROLES
 
     def place(self, key: Key, architecture: str) -> str | None:
         """`component/adapter_model.safetensors:base_model.model.…`; the config for what is kept there."""
@@ -103,7 +102,8 @@ class Peft:
         documents: dict[str, Any] = {}
         places: dict[Key, str | None] = {}
         for component in adapter.components():
-            documents[f"{component}/{CONFIG}"] = _config(modules, component)
+            weights = architectures.get(adapter.architecture).weights[component]
+            documents[f"{component}/{CONFIG}"] = peft_methods.config(modules, component, weights)
             tensors = {}
             for key, tensor in adapter.tensors.items():
                 if key.component != component:
@@ -111,7 +111,8 @@ class Peft:
                 place = self.place(key, adapter.architecture)
                 places[key] = place or f"{component}/{CONFIG}"
                 if place and key.role is not Role.OFT_TERMS:
-                    tensors[place.partition(":")[2]] = peft_config.magnitude_out(key, tensor)
+                    shaped = peft_config.multiplier_out(key, tensor, weights[key.module])
+                    tensors[place.partition(":")[2]] = peft_config.magnitude_out(key, shaped)
             files[f"{component}/{WEIGHTS}"] = File(tensors, {**adapter.metadata, "format": "pt"})
         return Encoded(Package.new(files, documents), places)
 
@@ -120,74 +121,12 @@ class Peft:
         return path
 
 
-def _config(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]:
-    """`adapter_config.json` of one component."""
-    mine = [tensors for module, tensors in sorted(modules.items()) if module.component == component]
-    methods = {_method(tensors) for tensors in mine}
-    if len(methods) > 1 or None in methods:
-        raise LossyConversion(
-            f"PEFT keeps one method a directory, and the {component} holds {', '.join(sorted(map(str, methods)))}",
-            [(component, "several methods")], mend="Use --as lora, or another layout.",
-        )  # fmt: skip
-    (method,) = methods
-    fields = peft_config.config_of(modules, component)
-    config = {"peft_type": method, "task_type": None, "inference_mode": True, "bias": "none", "base_model_name_or_path": None,
-              "target_modules": fields["target_modules"]}  # fmt: skip
-    return {**config, **_METHODS[str(method)](fields, mine)}
-
-
-def _lora_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    named = ("r", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias")
-    return {"lora_alpha": fields["alpha"], **{name: fields[name] for name in named}}
-
-
-def _product_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    conv = any(role in tensors for tensors in mine for role in (Role.HADA_T1, Role.LOKR_T2))
-    named = ("r", "rank_pattern", "alpha", "alpha_pattern")
-    return {**{name: fields[name] for name in named}, "use_effective_conv2d": conv}
-
-
-def _lokr_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    both = any(Role.LOKR_W1_A in tensors for tensors in mine)
-    return {**_product_fields(fields, mine), "decompose_both": both, "decompose_factor": -1}
-
-
-def _ia3_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    forward = [name for name, tensors in zip(fields["target_modules"], mine, strict=True)
-               if tensors[Role.IA3_L].shape[0] == 1]  # fmt: skip
-    return {"feedforward_modules": forward}
-
-
-def _oft_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    terms = {int(item(tensors[Role.OFT_TERMS])) if Role.OFT_TERMS in tensors else _NEUMANN_TERMS for tensors in mine}
-    width = {int((1 + (1 + 8 * tensors[Role.OFT_R].shape[1]) ** 0.5) / 2) for tensors in mine}
-    number = max(terms)
-    return {"r": 0, "oft_block_size": max(width), "use_cayley_neumann": number > 0,
-            "num_cayley_neumann_terms": number or _NEUMANN_TERMS, "coft": False, "block_share": False}  # fmt: skip
-
-
-def _boft_fields(fields: dict[str, Any], mine: list[Roles]) -> dict[str, Any]:
-    shape = mine[0][Role.BOFT_R].shape
-    return {"boft_block_size": shape[-1], "boft_block_num": 0, "boft_n_butterfly_factor": shape[0]}
-
-
-_METHODS = {
-    "LORA": _lora_fields, "LOHA": _product_fields, "LOKR": _lokr_fields,
-    "IA3": _ia3_fields, "OFT": _oft_fields, "BOFT": _boft_fields,
-}  # fmt: skip
-
-
-def _method(tensors: Roles) -> str | None:
-    algorithm = algorithm_of(tensors)
-    return algorithm and peft_config.PEFT_TYPES.get(algorithm.name)
-
-
 def _read_rotations(reading: Reading, component: str, config: Mapping[str, Any]) -> None:
     """How many terms turn OFT_R into a rotation; 0 is the exact Cayley transform (OFTConfig.use_cayley_neumann)."""
     if str(config.get("peft_type")).upper() != "OFT":
         return
-    terms = int(config.get("num_cayley_neumann_terms", _NEUMANN_TERMS)) if config.get("use_cayley_neumann", True) else 0
-    if terms == _NEUMANN_TERMS:
+    terms = int(config.get("num_cayley_neumann_terms", peft_methods.NEUMANN_TERMS)) if config.get("use_cayley_neumann", True) else 0
+    if terms == peft_methods.NEUMANN_TERMS:
         return
     for module, tensors in reading.modules.items():
         if module.component == component and Role.OFT_R in tensors:
@@ -203,9 +142,10 @@ def _table(architecture: str, component: str) -> dict[str, Module]:
 
 @cache
 def _inverse(architecture: str) -> dict[Module, str]:
+    """Written as transformers ≥ 5.6 has them: PEFT loads nothing under a name that the model lacks, and says so at most."""
     weights = architectures.get(architecture).weights
     return {
-        Module(component, path): PREFIX + path
+        Module(component, path): PREFIX + (path.removeprefix("text_model.") if component in _FLATTENED else path)
         for component in weights
         if component != "vae"
         for path in weights[component]

@@ -17,9 +17,9 @@ from typing import Any
 
 from adapterhub.adapter import Key, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, rank_of
-from adapterhub.errors import BrokenAdapter
+from adapterhub.errors import BrokenAdapter, LossyConversion
 from adapterhub.layouts.base import Reading
-from adapterhub.tensors import LazyTensor, holds, item, scalar
+from adapterhub.tensors import LazyTensor, Shape, holds, item, scalar
 
 PEFT_TYPES = {"lora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": "IA3", "oft": "OFT", "boft": "BOFT"}
 """Our algorithm → PEFT's `peft_type`; a directory holds one."""
@@ -34,6 +34,11 @@ def alpha_scalar(value: float, factor: LazyTensor) -> LazyTensor:
     return scalar(value, dtype)
 
 
+def target(module: str) -> str:
+    """How a config names a module."""
+    return module.removeprefix("text_model.")
+
+
 def factor_of(tensors: Roles) -> LazyTensor:
     """The tensor whose dtype alpha takes."""
     return next(tensor for role, tensor in tensors.items() if role is not Role.ALPHA)
@@ -41,8 +46,8 @@ def factor_of(tensors: Roles) -> LazyTensor:
 
 def config_of(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]:
     """Rank, alpha, patterns and targets of one component's modules."""
-    targets = {_target(module): tensors for (owner, module), tensors in modules.items() if owner == component}
-    ranks = {name: rank_of(tensors) or 0 for name, tensors in targets.items()}
+    targets = {target(module): tensors for (owner, module), tensors in modules.items() if owner == component}
+    ranks = {name: _rank(tensors) for name, tensors in targets.items()}
     alphas = {name: _number(_alpha(tensors, ranks[name])) for name, tensors in targets.items()}
     rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
     return {
@@ -51,8 +56,8 @@ def config_of(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]
         "alpha": alpha,
         "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
         "target_modules": sorted(targets),
-        "use_dora": any(Role.DORA_SCALE in tensors for tensors in targets.values()),
-        "lora_bias": any(Role.UP_BIAS in tensors for tensors in targets.values()),
+        "use_dora": _all_or_none(targets, Role.DORA_SCALE, "a DoRA magnitude"),
+        "lora_bias": _all_or_none(targets, Role.UP_BIAS, "a bias"),
     }
 
 
@@ -105,11 +110,40 @@ def magnitude_in(reading: Reading) -> None:
             tensors[Role.DORA_SCALE] = magnitude.reshape(magnitude.size, *ones)
 
 
+def read_multipliers(reading: Reading, component: str, config: Mapping[str, Any]) -> None:
+    """PEFT's IA3 of convolutions, (1, C, 1, 1) on either axis, as (1, C) where `config` says the input and else (C, 1)."""
+    inputs = config.get("feedforward_modules") or ()
+    if isinstance(inputs, str):
+        return  # a regular expression, which is never run: the shapes have to tell
+    for module, tensors in reading.modules.items():
+        multiplier = tensors.get(Role.IA3_L)
+        if module.component == component and multiplier is not None and len(multiplier.shape) > 2:
+            along_input = any(module.module.endswith(str(name)) for name in inputs)
+            tensors[Role.IA3_L] = multiplier.reshape(*((1, multiplier.size) if along_input else (multiplier.size, 1)))
+
+
+def on_input(vector: LazyTensor) -> bool:
+    """Whether a magnitude or a multiplier lies along the input: (1, I[, 1, 1]), against (O, 1[, 1, 1])."""
+    return len(vector.shape) > 1 and vector.shape[0] == 1 < vector.size
+
+
 def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
-    """The inverse of `magnitude_in`."""
+    """The inverse of `magnitude_in`. Raises LossyConversion for a magnitude along the input."""
     if key.role is not Role.DORA_SCALE:
         return tensor
+    if on_input(tensor):
+        raise LossyConversion(
+            "PEFT and diffusers have DoRA's magnitude along the output, and here it runs along the input",
+            [(".".join(key), "a magnitude along the input")], mend="Use --as full --base CHECKPOINT, or another layout.",
+        )  # fmt: skip
     return tensor.reshape(tensor.size) if len(tensor.shape) <= 2 else tensor.reshape(1, tensor.size, 1, 1)
+
+
+def multiplier_out(key: Key, tensor: LazyTensor, weight: Shape) -> LazyTensor:
+    """The inverse of `read_multipliers` for a module of shape `weight`."""
+    if key.role is not Role.IA3_L or len(weight) == 2:
+        return tensor
+    return tensor.reshape(1, tensor.size, *[1] * (len(weight) - 2))
 
 
 def _scale_full_lokr(tensors: dict[Role, LazyTensor], module: str, alpha: float, config: Mapping[str, Any]) -> None:
@@ -120,8 +154,22 @@ def _scale_full_lokr(tensors: dict[Role, LazyTensor], module: str, alpha: float,
         tensors[Role.SCALAR] = scalar(alpha / rank, "F32")
 
 
-def _target(module: str) -> str:
-    return module.removeprefix("text_model.")
+def _rank(tensors: Roles) -> int:
+    """The rank; of a LoKr whose factors are both whole, one that PEFT makes them whole for."""
+    if Role.LOKR_W1 in tensors and Role.LOKR_W2 in tensors:
+        return (max(tensors[Role.LOKR_W1].shape + tensors[Role.LOKR_W2].shape[:2]) + 1) // 2
+    return rank_of(tensors) or 0
+
+
+def _all_or_none(targets: Mapping[str, Roles], role: Role, name: str) -> bool:
+    """Whether the modules have `role`. PEFT makes one up for those that lack it, which changes them: LossyConversion."""
+    without = [target for target, tensors in targets.items() if role not in tensors]
+    if without and len(without) < len(targets):
+        raise LossyConversion(
+            f"PEFT and diffusers have {name} on all modules of a component or on none, and {without[0]} has none",
+            [(target, f"without {name}") for target in without], mend="Use another layout.",
+        )  # fmt: skip
+    return not without
 
 
 def _alpha(tensors: Roles, rank: int) -> float:

@@ -14,6 +14,8 @@ from adapterhub.tensors import Buffer, LazyTensor, item
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The same numbers along the other axis do something else.
+_ALONG_AN_AXIS = frozenset({Role.DORA_SCALE, Role.IA3_L})
 _IN_SCALE = (Role.ALPHA, Role.SCALE, Role.SCALAR)
 
 
@@ -54,7 +56,9 @@ def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
 def same(a: Roles, b: Roles) -> bool:
     """Whether two modules hold the same factors, byte for byte, at the same scale."""
     mine, theirs = (tensors.keys() - set(_IN_SCALE) for tensors in (a, b))
-    return mine == theirs and _scale(a) == _scale(b) and all(_same_bytes(a[role], b[role]) for role in mine)
+    if mine != theirs or any(a[role].shape[:1] != b[role].shape[:1] for role in _ALONG_AN_AXIS & mine):
+        return False
+    return _scale(a) == _scale(b) and all(_same_bytes(a[role], b[role]) for role in mine)
 
 
 def _scale(tensors: Roles) -> object:

@@ -95,7 +95,7 @@ def _ia3_to_lycoris(roles: Roles, module: Module, target: Collection[Role], base
     shape = base.shape(module)
     on_input = scales_input(multiplier, shape[0] if shape else multiplier.shape[0])
     change = deltas.tensor(multiplier).flatten() - 1
-    conv = len(multiplier.shape) == 4
+    conv = len(shape or multiplier.shape) == 4
     tensors = _less(roles, R.IA3_L)
     tensors[R.IA3_WEIGHT] = deltas.lazy(change.reshape(1, -1, 1, 1) if conv else change, multiplier.dtype)
     tensors[R.ON_INPUT] = scalar(int(on_input), "I64")
@@ -120,8 +120,7 @@ def _ia3_to_peft(roles: Roles, module: Module, target: Collection[Role], base: B
     from adapterhub.operations import deltas
 
     change = deltas.tensor(roles[R.IA3_WEIGHT]).flatten()
-    conv = len(roles[R.IA3_WEIGHT].shape) == 4
-    shape = (1, -1, 1, 1) if conv else (1, -1) if on_input else (-1, 1)
+    shape = (1, -1) if on_input else (-1, 1)
     tensors = _less(roles, R.IA3_WEIGHT, R.ON_INPUT, R.ALPHA)
     tensors[R.IA3_L] = deltas.lazy((1 + change).reshape(shape), "F32")
     return Translation(tensors, "compute", "l = 1 + w")

@@ -51,9 +51,6 @@ FOUND = {
          "unet/adapter_model.safetensors"],
         ["text_encoder/adapter_config.json", "text_encoder_2/adapter_config.json", "unet/adapter_config.json"],
     ),
-    "PEFT without its configuration": (
-        ("adapter_model.safetensors",), "safetensors", ["adapter_model.safetensors"], [],
-    ),
     "a single file": (("x.safetensors", "x.json", "x.png"), "safetensors", ["x.safetensors"], []),
     "one component": (
         ("config.json", "diffusion_pytorch_model.safetensors"), "safetensors", ["diffusion_pytorch_model.safetensors"],
@@ -124,6 +121,7 @@ def test_a_folder_of_which_it_cannot_be_told_is_a_question(tmp_path: Path, what:
 
 
 MISSING = {
+    "no configuration beside it": (("adapter_model.safetensors",), "adapter_config.json is missing"),
     "no configuration": (("unet/adapter_model.safetensors",), "unet/adapter_config.json is missing"),
     "no configuration of one of two": (
         ("unet/adapter_model.safetensors", *(f"text_encoder/{name}" for name in PEFT)), "unet/adapter_config.json",
