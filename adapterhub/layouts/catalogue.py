@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import adapterhub.layouts as layouts
-from adapterhub.adapter import Role
-from adapterhub.algorithms import ALGORITHMS, BY_NAME
+from adapterhub.adapter import Key, Role
+from adapterhub.algorithms import ALGORITHMS
 from adapterhub.documents import LayoutInfo
 from adapterhub.layouts.base import Layout
 
@@ -24,8 +24,12 @@ def listed() -> list[LayoutInfo]:
 
 
 def _holds(layout: Layout) -> list[str]:
+    """The algorithms whose roles all have a place; `locon` where a convolution has one too."""
     roles = layout.roles("unet").keys()
     names = [row.name for row in ALGORITHMS if any(complete <= roles for complete in row.complete)]
-    if Role.OFT_BLOCKS in roles and "boft" not in names:
-        names.append("boft")
-    return [name for name in names if name in BY_NAME] + ["dora"] * (Role.DORA_SCALE in roles)
+    if layout.place(_CONVOLUTION, "sd1") is not None:
+        names.insert(1, "locon")
+    return names + ["dora"] * (Role.DORA_SCALE in roles)
+
+
+_CONVOLUTION = Key("unet", "down_blocks.0.resnets.0.conv1", Role.UP)

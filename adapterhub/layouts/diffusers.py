@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from adapterhub.adapter import Adapter
+from adapterhub.adapter import Adapter, Role
 from adapterhub.errors import BrokenAdapter
 from adapterhub.layouts import peft_config
 from adapterhub.layouts.base import AlphaPlace, Reading
 from adapterhub.layouts.keyed import KeyedLayout, Prefixes
-from adapterhub.layouts.spellings import ODD, variants
+from adapterhub.layouts.spellings import ODD, TEXT_ENCODERS, variants
 from adapterhub.layouts.suffixes import PEFT_LORA
 
 FIELD = "lora_adapter_metadata"
@@ -66,11 +66,15 @@ def _write(adapter: Adapter, metadata: dict[str, str]) -> None:
     metadata.setdefault("format", "pt")
 
 
+# transformers 5 finds magnitudes under their full name alone, PEFT under either, and others read none in text encoders.
+_TEXT_SUFFIXES = {**PEFT_LORA, Role.DORA_SCALE: ".lora_magnitude_vector.weight"}
+
 LAYOUT = KeyedLayout(
     name="diffusers",
     summary="`pytorch_lora_weights.safetensors`, `unet.…lora_A.weight`, α in `lora_adapter_metadata`",
     prefixes=PREFIXES,
     suffixes=PEFT_LORA,
+    component_suffixes=dict.fromkeys(TEXT_ENCODERS, _TEXT_SUFFIXES),
     alpha=AlphaPlace.METADATA,
     metadata_field=FIELD,
     read_metadata=_read,

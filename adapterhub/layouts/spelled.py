@@ -18,7 +18,6 @@ EMBEDDING = "embedding"
 BUNDLE = "bundle_emb."
 """A1111's and OneTrainer's prefix for them."""
 
-_LONGEST = max(suffix.count(".") for suffix in ROLES)
 _AFTER_FIRST_DOT = {suffix[1:]: role for suffix, role in ROLES.items()}
 
 # What wraps a key without meaning anything, and the name under which its removal is reported.
@@ -102,17 +101,14 @@ def split(
 
 
 def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:
-    found: tuple[str, str, Role | None] = (name, "", None)
-    dot = len(name)
-    for _ in range(_LONGEST):
-        dot = name.rfind(".", 0, dot)
-        if dot < 0:
-            break
-        suffix = name[dot + 1 :]
-        role = _AFTER_FIRST_DOT.get(suffix)
-        if role is not None:
-            found = (name[:dot], suffix, role)
-    return found
+    """The head, the longest known suffix and its role; no suffix has more than three dots."""
+    last = name.rfind(".")
+    second = name.rfind(".", 0, last) if last > 0 else -1
+    third = name.rfind(".", 0, second) if second > 0 else -1
+    for dot in (third, second, last):
+        if dot >= 0 and (role := _AFTER_FIRST_DOT.get(name[dot + 1 :])) is not None:
+            return name[:dot], name[dot + 1 :], role
+    return name, "", None
 
 
 def _clean(name: str) -> tuple[str, str]:

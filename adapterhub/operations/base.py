@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import adapterhub.architectures as architectures
 from adapterhub import files
-from adapterhub.adapter import Module
+from adapterhub.adapter import Module, Roles
+from adapterhub.algorithms import extent, fits
 from adapterhub.layouts import checkpoint
 from adapterhub.tensors import LazyTensor, Shape
 
@@ -38,11 +39,20 @@ class Base:
         """Whether the architecture gives a module a bias."""
         return module.module in architectures.get(self.architecture).biased.get(module.component, ())
 
-    def shape(self, module: Module) -> Shape | None:
-        """The shape of a module's weight in the base or, without one, in the architecture."""
+    def shape(self, module: Module, tensors: Roles) -> Shape | None:
+        """The shape of the weight that `tensors` change: in the base or, without one, in the architecture.
+
+        A smaller model of the same names has other widths: then what the tensors tell, without a kernel.
+        """
         given = self.weight(module)
-        weights = architectures.get(self.architecture).weights
-        return given.shape if given is not None else weights.get(module.component, {}).get(module.module)
+        if given is not None:
+            return given.shape
+        measured = extent(tensors)
+        known = architectures.get(self.architecture).weights.get(module.component, {}).get(module.module)
+        if known is not None and fits(measured, known):
+            return known
+        rows, columns = measured
+        return None if rows is None or columns is None else (rows, columns)
 
     def value(self, module: Module, *, bias: bool = False) -> Tensor | None:
         """The weight (or bias) in float64, if the base was given and has it."""

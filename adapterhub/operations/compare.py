@@ -96,7 +96,7 @@ def _change(module: Module, tensors: Roles, base: Base) -> Tensor:
         return found.matrix().flatten()
     weight = base.value(module)
     return deltas.change(
-        tensors, base.stand_in(module, base.shape(module) or ()) if weight is None else weight
+        tensors, base.stand_in(module, base.shape(module, tensors) or ()) if weight is None else weight
     ).flatten()
 
 

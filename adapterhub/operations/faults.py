@@ -1,4 +1,4 @@
-"""What is wrong with an adapter by its header alone: keys, pairs, ranks and shapes. Values are `validate`'s business."""
+"""What is wrong with an adapter by its header and its alphas: keys, pairs, ranks, shapes. Other values: `values.py`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _as_lora(base: Base, module: Module, roles: Roles, rank: int | None, dtype: 
     from adapterhub.operations.as_lora import as_lora
 
     bias = base.value(module, bias=True)
-    made = as_lora(roles, _weight(base, module, roles), rank=rank, dtype=dtype, weight_shape=base.shape(module),
+    made = as_lora(roles, _weight(base, module, roles), rank=rank, dtype=dtype, weight_shape=base.shape(module, roles),
                    base_bias=bias)  # fmt: skip
     return made.tensors, made.error
 
@@ -70,7 +70,7 @@ def _as_full(base: Base, module: Module, roles: Roles, dtype: str | None) -> tup
     from adapterhub.operations import deltas
     from adapterhub.operations.as_full import as_full, bias_of
 
-    found, shape = deltas.delta(roles), base.shape(module)
+    found, shape = deltas.delta(roles), base.shape(module, roles)
     stored = dtype or "F32"
     if shape is None or (found.needs_base and base.weight(module) is None):
         return as_full(roles, None, dtype=stored), 0.0  # raises NeedsBase where that is why

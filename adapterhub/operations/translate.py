@@ -92,7 +92,7 @@ def _ia3_to_lycoris(roles: Roles, module: Module, target: Collection[Role], base
     from adapterhub.operations import deltas
 
     multiplier = roles[R.IA3_L]
-    shape = base.shape(module)
+    shape = base.shape(module, roles)
     on_input = scales_input(multiplier, shape[0] if shape else multiplier.shape[0])
     change = deltas.tensor(multiplier).flatten() - 1
     conv = len(shape or multiplier.shape) == 4

@@ -106,13 +106,13 @@ def _out_of_range(where: str, tensors: Roles, largest: Mapping[Role, float]) -> 
 
 def _product(where: str, tensors: Roles, algorithm: Algorithm, largest: Mapping[Role, float]) -> Iterator[Problem]:
     """A change that float16 cannot hold. Its factors bound it, and only where the bound does not is it computed."""
-    if algorithm.needs_base or R.DORA_SCALE in tensors or _bound(tensors, algorithm, largest) <= HALF_MAX:
+    if _bound(tensors, algorithm, largest) <= HALF_MAX:
         return
     from adapterhub.operations import deltas
 
     try:
         value = float(deltas.change(tensors, None).abs().max())
-    except RefusedInput:  # ranks that do not meet: a fault of its own
+    except RefusedInput:  # ranks that do not meet, a fault of their own; or a base is needed
         return
     if value > HALF_MAX:
         yield warning("overflow", where, f"the change reaches {value:.4g}, and float16 ends at 65504: infinite once merged",
