@@ -16,7 +16,8 @@ _FOLDERS = ("unet", "text_encoder", "text_encoder_2", "vae")
 def weights(package: Package, architecture: str) -> Mapping[str, LazyTensor]:
     """`component.module.weight` (or `.bias`) → tensor, for whatever of `architecture` the package holds."""
     model = architectures.get(architecture)
-    found = dict(_from_folder(package, model) if len(package.files) > 1 else _from_single_file(package, model))
+    in_folders = any("/" in name for name in package.files)
+    found = dict(_from_folder(package) if in_folders else _from_single_file(package, model))
     if not found:
         raise NotAnAdapter(
             f"{package.path}: holds no weight of {model.title}", mend="Give the base model of the adapter."
@@ -24,7 +25,7 @@ def weights(package: Package, architecture: str) -> Mapping[str, LazyTensor]:
     return found
 
 
-def _from_folder(package: Package, model: Architecture) -> Iterator[tuple[str, LazyTensor]]:
+def _from_folder(package: Package) -> Iterator[tuple[str, LazyTensor]]:
     for name, file in package.files.items():
         component = name.partition("/")[0]
         if component not in _FOLDERS:

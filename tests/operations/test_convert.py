@@ -1,0 +1,225 @@
+"""Conversions beyond renaming: folding, casting, other algorithms, base weights. Expected values are float64 formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import adapterhub
+from adapterhub.errors import AdapterhubError, LossyConversion, NeedsBase, UsageError
+
+MODULE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+HEAD = "lora_unet_" + MODULE.replace(".", "_")
+LDM = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
+RNG = np.random.default_rng(7)
+
+
+def normal(*shape: int, dtype: type = np.float16) -> np.ndarray:
+    """Random numbers."""
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def lora(path: Path, *, alpha: float | None = 2, rank: int = 4, head: str = HEAD, dtype: type = np.float16) -> Path:
+    """A Kohya LoRA of one 320×320 module."""
+    tensors = {
+        f"{head}.lora_down.weight": normal(rank, 320, dtype=dtype),
+        f"{head}.lora_up.weight": normal(320, rank, dtype=dtype),
+    }
+    if alpha is not None:
+        tensors[f"{head}.alpha"] = np.array(alpha, dtype)
+    save_file(tensors, path)
+    return path
+
+
+def change(path: Path, head: str = HEAD) -> np.ndarray:
+    """alpha / r · B · A in float64."""
+    tensors = {name: value.astype(np.float64) for name, value in load_file(path).items()}
+    down, up = tensors[f"{head}.lora_down.weight"], tensors[f"{head}.lora_up.weight"]
+    return float(tensors.get(f"{head}.alpha", len(down))) / len(down) * up @ down
+
+
+@pytest.mark.parametrize(("alpha", "exactness"), [(4, "bit-exact"), (2, "bit-exact"), (8, "bit-exact"), (3, "exact")])
+def test_alpha_is_folded_once_where_the_layout_has_no_place_for_it(tmp_path, alpha, exactness):
+    source, target = lora(tmp_path / "in.safetensors", alpha=alpha), tmp_path / "out.safetensors"
+    done = adapterhub.convert(source, target, to="diffusers-lora-linear")
+    tensors = {name: value.astype(np.float64) for name, value in load_file(target).items()}
+    found = tensors[f"unet.{MODULE}.lora.up.weight"] @ tensors[f"unet.{MODULE}.lora.down.weight"]
+    expected = change(source)
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert done.exactness == exactness
+    assert done.max_error == pytest.approx(error, rel=1e-6, abs=1e-15)
+    assert error < (1e-15 if exactness == "bit-exact" else 1e-3)
+
+
+def test_a_fold_is_reported_with_alpha_and_the_factor_that_took_it(tmp_path):
+    done = adapterhub.convert(
+        lora(tmp_path / "in.safetensors"), tmp_path / "out.safetensors", to="diffusers-lora-linear"
+    )
+    (folded,) = [entry for entry in done.entries if entry.action == "fold"]
+    assert f"{HEAD}.alpha" in folded.source
+    assert len(folded.source) == 2
+    assert len(folded.target) == 1
+    assert sum(len(entry.source) for entry in done.entries) == 3
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("fp16", np.float16), ("fp32", np.float32)])
+def test_a_cast_is_measured_and_called_approximate_when_it_changes_something(tmp_path, dtype, stored):
+    source, target = lora(tmp_path / "in.safetensors", dtype=np.float32), tmp_path / "out.safetensors"
+    done = adapterhub.convert(source, target, to="comfyui", dtype=dtype)
+    assert {value.dtype for value in load_file(target).values()} == {np.dtype(stored)}
+    if dtype == "fp32":
+        assert (done.exactness, done.max_error) == ("bit-exact", 0.0)
+    else:
+        head = LDM.replace("model.diffusion_model.", "diffusion_model.")
+        error = np.abs(change(target, head) - change(source)).max() / np.abs(change(source)).max()
+        assert done.exactness == "approximate"
+        assert done.max_error == pytest.approx(error, rel=1e-6)
+
+
+def test_what_a_layout_cannot_hold_is_refused_with_what_can_be_done(tmp_path):
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({f"{HEAD}.diff": normal(320, 320)}, source)
+    with pytest.raises(LossyConversion, match="--as lora --rank") as caught:
+        adapterhub.convert(source, target, to="diffusers")
+    assert [loss[0] for loss in caught.value.losses] == [f"unet.{MODULE}.diff"]
+    assert not target.exists()
+    with pytest.raises(UsageError, match="--rank"):
+        adapterhub.convert(source, target, to="diffusers", as_algorithm="lora")
+
+
+def test_a_full_difference_is_truncated_as_well_as_its_singular_values_allow(tmp_path):
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    full = normal(320, 320, dtype=np.float32)
+    save_file({f"{HEAD}.diff": full}, source)
+    done = adapterhub.convert(source, target, to="diffusers", as_algorithm="lora", rank=32)
+    tensors = {name: value.astype(np.float64) for name, value in load_file(target).items()}
+    found = tensors[f"unet.{MODULE}.lora_B.weight"] @ tensors[f"unet.{MODULE}.lora_A.weight"]
+    tail = np.linalg.svd(full.astype(np.float64), compute_uv=False)[32:]
+    assert np.linalg.norm(found - full) == pytest.approx(np.linalg.norm(tail), rel=1e-6)
+    assert done.exactness == "approximate"
+    assert done.max_error == pytest.approx(np.abs(found - full).max() / np.abs(full).max(), rel=1e-6)
+
+
+def dora(path: Path) -> Path:
+    """A LyCORIS DoRA of one module, on the output axis."""
+    lora(path)
+    save_file({**load_file(path), f"{HEAD}.dora_scale": 1 + np.abs(normal(320, 1))}, path)
+    return path
+
+
+def single_file(folder: Path, weight: np.ndarray) -> Path:
+    save_file({f"{LDM}.weight": weight}, folder / "base.safetensors")
+    return folder / "base.safetensors"
+
+
+def diffusers_folder(folder: Path, weight: np.ndarray) -> Path:
+    (folder / "base" / "unet").mkdir(parents=True)
+    (folder / "base" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}))  # fmt: skip
+    (folder / "base" / "unet" / "config.json").write_text("{}")
+    save_file({f"{MODULE}.weight": weight}, folder / "base" / "unet" / "diffusion_pytorch_model.safetensors")
+    return folder / "base"
+
+
+@pytest.mark.parametrize("model", [single_file, diffusers_folder])
+def test_dora_becomes_a_full_difference_on_the_base(tmp_path, model):
+    source, target, weight = dora(tmp_path / "in.safetensors"), tmp_path / "out.safetensors", normal(320, 320)
+    with pytest.raises(NeedsBase, match="--base"):
+        adapterhub.convert(source, target, to="kohya", as_algorithm="full")
+    done = adapterhub.convert(source, target, to="kohya", as_algorithm="full", base=model(tmp_path, weight))
+    moved = weight.astype(np.float64) + change(source)
+    scale = load_file(source)[f"{HEAD}.dora_scale"].astype(np.float64)
+    expected = scale * moved / np.linalg.norm(moved, axis=1, keepdims=True) - weight
+    np.testing.assert_allclose(load_file(target)[f"{HEAD}.diff"], expected, rtol=0, atol=1e-6)
+    assert done.exactness == "exact"
+    assert done.max_error < 1e-6
+
+
+def ia3(folder: Path, component: str, module: str, shape: tuple[int, ...], forward: bool) -> Path:
+    """A PEFT IA3 of one module."""
+    path = folder / "ia3" / component
+    path.mkdir(parents=True)
+    save_file(
+        {f"base_model.model.{module}.ia3_l": 1 + normal(*shape, dtype=np.float32) / 8},
+        path / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "IA3", "target_modules": [module], "feedforward_modules": [module] if forward else []}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path.parent
+
+
+def test_ia3_of_a_module_without_bias_is_translated_both_ways(tmp_path):
+    source = ia3(tmp_path, "unet", MODULE, (320, 1), False)
+    kohya, back = tmp_path / "kohya.safetensors", tmp_path / "back"
+    adapterhub.convert(source, kohya, to="kohya")
+    stored = load_file(source / "unet" / "adapter_model.safetensors")[f"base_model.model.{MODULE}.ia3_l"]
+    tensors = load_file(kohya)
+    np.testing.assert_allclose(
+        tensors[f"{HEAD}.weight"].astype(np.float64), stored.flatten().astype(np.float64) - 1, atol=1e-7
+    )
+    assert not tensors[f"{HEAD}.on_input"].item()
+    assert adapterhub.convert(kohya, back, to="peft").max_error < 1e-6
+
+
+def test_ia3_of_a_module_with_a_bias_needs_the_base(tmp_path):
+    source = ia3(tmp_path, "text_encoder", TEXT, (768, 1), False)
+    target, base = tmp_path / "out.safetensors", tmp_path / "base.safetensors"
+    with pytest.raises(NeedsBase):
+        adapterhub.convert(source, target, to="kohya")
+    bias, prefix = normal(768), f"cond_stage_model.transformer.{TEXT}"
+    save_file({f"{prefix}.weight": normal(768, 768), f"{prefix}.bias": bias}, base)
+    adapterhub.convert(source, target, to="kohya", base=base)
+    multiplier = load_file(source / "text_encoder" / "adapter_model.safetensors")[f"base_model.model.{TEXT}.ia3_l"]
+    expected = bias.astype(np.float64) * (multiplier.flatten().astype(np.float64) - 1)
+    found = load_file(target)["lora_te_text_model_encoder_layers_0_self_attn_q_proj.diff_b"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_bias_of_peft_is_scaled_into_kohyas_and_back(tmp_path):
+    source = tmp_path / "in.safetensors"
+    config = {"unet.r": 4, "unet.lora_alpha": 2, "unet.target_modules": [MODULE], "unet.lora_bias": True}
+    tensors = {f"unet.{MODULE}.lora_A.weight": normal(4, 320), f"unet.{MODULE}.lora_B.weight": normal(320, 4),
+               f"unet.{MODULE}.lora_B.bias": normal(320)}  # fmt: skip
+    save_file(tensors, source, {"lora_adapter_metadata": json.dumps(config)})
+    kohya, back = tmp_path / "kohya.safetensors", tmp_path / "back.safetensors"
+    adapterhub.convert(source, kohya, to="kohya")
+    np.testing.assert_array_equal(load_file(kohya)[f"{HEAD}.diff_b"], tensors[f"unet.{MODULE}.lora_B.bias"] / 2)
+    adapterhub.convert(kohya, back, to="diffusers")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(load_file(back)[name], value)
+
+
+def test_rank_and_alpha_patterns_are_applied_and_a_regular_expression_is_refused(tmp_path):
+    source = lora(tmp_path / "in.safetensors", alpha=3)
+    middle, back = tmp_path / "peft", tmp_path / "back.safetensors"
+    adapterhub.convert(source, middle, to="peft")
+    config = json.loads((middle / "unet" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 3)
+    path = middle / "unet" / "adapter_config.json"
+    path.write_text(json.dumps({**config, "lora_alpha": 99, "alpha_pattern": {"attn1.to_q": 5}}))
+    adapterhub.convert(middle, back, to="kohya")
+    assert load_file(back)[f"{HEAD}.alpha"] == 5
+    path.write_text(json.dumps({**config, "alpha_pattern": {"(.*)*z": 5}}))
+    with pytest.raises(AdapterhubError, match="regular expression"):
+        adapterhub.convert(middle, tmp_path / "never.safetensors", to="kohya")
+
+
+def test_a_source_that_changes_meanwhile_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    from adapterhub.operations import convert as module
+
+    source, target = lora(tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
+    original = module.make
+
+    def then_touch(*arguments):
+        made = original(*arguments)
+        source.write_bytes(source.read_bytes() + b"\0")
+        return made
+
+    monkeypatch.setattr(module, "make", then_touch)
+    with pytest.raises(AdapterhubError, match="changed"):
+        adapterhub.convert(source, target, to="diffusers")
+    assert not target.exists()
