@@ -125,8 +125,9 @@ def rank_of(tensors: Roles) -> int | None:
     """The rank that alpha is divided by (formats/lora.md §2); None where alpha scales nothing."""
     for role in _RANKED:
         if role in tensors:
-            return tensors[role].shape[0]
-    if R.GLORA_B1 in tensors and R.GLORA_B2 in tensors:
+            shape = tensors[role].shape
+            return shape[0] if shape else None
+    if all(role in tensors and len(tensors[role].shape) > 1 for role in BY_NAME["glora"].markers):
         return tensors[R.GLORA_B1].shape[0 if old_glora(tensors) else 1]
     return None
 
@@ -235,10 +236,16 @@ def _glora(s: Roles) -> Extent:
 
 
 def _axis(shape: Shape) -> Extent:
-    """A vector along the rows (O, 1, …) or the columns (1, I, …) of a weight."""
-    if shape[0] == 1 and len(shape) > 1:
-        return (None, None)  # input channels: the kernel's share of the columns is not in the shape
-    return (shape[0], None)
+    """A vector along the rows (O, 1) or the columns (1, I) of a weight; a convolution's (1, C, 1, 1) does not tell which."""
+    if len(shape) == 2 and shape[0] == 1 < shape[1]:
+        return (None, shape[1])
+    return (None, None) if len(shape) > 2 else (shape[0], None)
+
+
+def _oft_input(s: Roles) -> Extent:
+    """n rows of b(b-1)/2 entries turn n·b columns; a single row may be shared by all blocks (PEFT's `block_share`)."""
+    number, entries = s[R.OFT_R].shape
+    return (None, number * (1 + math.isqrt(1 + 8 * entries)) // 2 if number > 1 else None)
 
 
 _EXTENTS: tuple[tuple[Role, Callable[[Roles], Extent]], ...] = (
@@ -248,6 +255,7 @@ _EXTENTS: tuple[tuple[Role, Callable[[Roles], Extent]], ...] = (
     (R.SET_WEIGHT, lambda s: (s[R.SET_WEIGHT].shape[0], math.prod(s[R.SET_WEIGHT].shape[1:]))),
     (R.OFT_BLOCKS, lambda s: (s[R.OFT_BLOCKS].shape[-3] * s[R.OFT_BLOCKS].shape[-1], None)),
     (R.OFT_DIAG, lambda s: (s[R.OFT_DIAG].shape[0] * s[R.OFT_DIAG].shape[-1], None)),
+    (R.OFT_R, _oft_input),
     (R.BOFT_R, lambda s: (None, s[R.BOFT_R].shape[1] * s[R.BOFT_R].shape[-1])),
     (R.GLORA_B1, _glora),
     (R.IA3_L, lambda s: _axis(s[R.IA3_L].shape)),

@@ -18,6 +18,7 @@ from adapterhub.architectures import Architecture
 from adapterhub.files import File, Package
 from adapterhub.layouts import peft_config, peft_methods
 from adapterhub.layouts.base import AlphaPlace, Encoded, Fit, Reading, fit_of, reading_of
+from adapterhub.layouts.peft_methods import NEUMANN_TERMS
 from adapterhub.layouts.spelled import Spelled
 from adapterhub.layouts.spellings import without_text_model
 from adapterhub.layouts.suffixes import PEFT, READ_ONLY
@@ -125,8 +126,9 @@ def _read_rotations(reading: Reading, component: str, config: Mapping[str, Any])
     """How many terms turn OFT_R into a rotation; 0 is the exact Cayley transform (OFTConfig.use_cayley_neumann)."""
     if str(config.get("peft_type")).upper() != "OFT":
         return
-    terms = int(config.get("num_cayley_neumann_terms", peft_methods.NEUMANN_TERMS)) if config.get("use_cayley_neumann", True) else 0
-    if terms == peft_methods.NEUMANN_TERMS:
+    series = config.get("use_cayley_neumann", True)
+    terms = int(config.get("num_cayley_neumann_terms", NEUMANN_TERMS)) if series else 0
+    if terms == NEUMANN_TERMS:
         return
     for module, tensors in reading.modules.items():
         if module.component == component and Role.OFT_R in tensors:

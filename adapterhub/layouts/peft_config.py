@@ -50,14 +50,17 @@ def config_of(modules: Mapping[Module, Roles], component: str) -> dict[str, Any]
     ranks = {name: _rank(tensors) for name, tensors in targets.items()}
     alphas = {name: _number(_alpha(tensors, ranks[name])) for name, tensors in targets.items()}
     rank, alpha = _most_common(ranks.values()), _most_common(alphas.values())
+    use_dora, lora_bias = (_all_or_none(targets, role) for role in (Role.DORA_SCALE, Role.UP_BIAS))
+    if use_dora and lora_bias:
+        raise refusal("PEFT and diffusers have no DoRA with biases", targets)
     return {
         "r": rank,
         "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
         "alpha": alpha,
         "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
         "target_modules": sorted(targets),
-        "use_dora": _all_or_none(targets, Role.DORA_SCALE, "a DoRA magnitude"),
-        "lora_bias": _all_or_none(targets, Role.UP_BIAS, "a bias"),
+        "use_dora": use_dora,
+        "lora_bias": lora_bias,
     }
 
 
@@ -132,10 +135,7 @@ def magnitude_out(key: Key, tensor: LazyTensor) -> LazyTensor:
     if key.role is not Role.DORA_SCALE:
         return tensor
     if on_input(tensor):
-        raise LossyConversion(
-            "PEFT and diffusers have DoRA's magnitude along the output, and here it runs along the input",
-            [(".".join(key), "a magnitude along the input")], mend="Use --as full --base CHECKPOINT, or another layout.",
-        )  # fmt: skip
+        raise refusal("PEFT and diffusers have DoRA's magnitude along the output, not along the input", [key.module])
     return tensor.reshape(tensor.size) if len(tensor.shape) <= 2 else tensor.reshape(1, tensor.size, 1, 1)
 
 
@@ -161,15 +161,22 @@ def _rank(tensors: Roles) -> int:
     return rank_of(tensors) or 0
 
 
-def _all_or_none(targets: Mapping[str, Roles], role: Role, name: str) -> bool:
+def _all_or_none(targets: Mapping[str, Roles], role: Role) -> bool:
     """Whether the modules have `role`. PEFT makes one up for those that lack it, which changes them: LossyConversion."""
     without = [target for target, tensors in targets.items() if role not in tensors]
     if without and len(without) < len(targets):
-        raise LossyConversion(
-            f"PEFT and diffusers have {name} on all modules of a component or on none, and {without[0]} has none",
-            [(target, f"without {name}") for target in without], mend="Use another layout.",
-        )  # fmt: skip
+        raise refusal(f"PEFT and diffusers have {role} on all modules of a component or on none", without)
     return not without
+
+
+def refusal(message: str, modules: Iterable[str]) -> LossyConversion:
+    """What to raise where PEFT would make something else of `modules`."""
+    names = list(modules)
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    losses = [(name, message) for name in names]
+    return LossyConversion(
+        f"{message} ({names[0]}{others})", losses, mend="Use --as lora, --as full, or another layout."
+    )
 
 
 def _alpha(tensors: Roles, rank: int) -> float:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import algorithm_of
-from adapterhub.errors import LossyConversion
 from adapterhub.layouts import peft_config
 from adapterhub.tensors import Shape, item
 
@@ -45,11 +44,11 @@ def _only_method(members: Iterable[_Member], component: str) -> str:
     methods = {_method(member.tensors) for member in members}
     if len(methods) > 1 or None in methods:
         found = ", ".join(sorted(map(str, methods)))
-        raise _refusal(f"PEFT keeps one method a directory, and the {component} holds {found}", [component])
+        raise peft_config.refusal(f"PEFT keeps one method a directory, and the {component} holds {found}", [component])
     method = str(methods.pop())
     magnitudes = [member.target for member in members if Role.DORA_SCALE in member.tensors]
     if magnitudes and method != "LORA":
-        raise _refusal(f"PEFT has DoRA for LoRA alone, and not for {method}", magnitudes)
+        raise peft_config.refusal(f"PEFT has DoRA for LoRA alone, and not for {method}", magnitudes)
     return method
 
 
@@ -73,7 +72,7 @@ def _loha(fields: dict[str, Any], members: list[_Member]) -> dict[str, Any]:
     odd = [member.target for member in members
            if (Role.HADA_T1 in member.tensors) != (effective and member.positions > 1)]  # fmt: skip
     if odd:
-        raise _refusal("PEFT has cores in all of a directory's LoHa convolutions or in none", odd)
+        raise peft_config.refusal("PEFT has cores in all of a directory's LoHa convolutions or in none", odd)
     return _product(fields, effective)
 
 
@@ -125,7 +124,7 @@ def _lokr(fields: dict[str, Any], members: list[_Member]) -> dict[str, Any]:
                if not module.is_built(ranks[module.target], factor, both=both, effective=effective)]  # fmt: skip
         if not odd:
             return {**_product(fields, effective), "decompose_both": both, "decompose_factor": factor}
-    raise _refusal("PEFT makes the factors of all LoKr modules by one rule, and these follow none", odd)
+    raise peft_config.refusal("PEFT makes the factors of all LoKr modules by one rule, and these follow none", odd)
 
 
 def _factors(size: int, factor: int) -> tuple[int, int]:
@@ -150,7 +149,7 @@ def _oft(fields: dict[str, Any], members: list[_Member]) -> dict[str, Any]:
     size, count = _size_or_number(blocks)
     rotation = {"use_cayley_neumann": number > 0, "num_cayley_neumann_terms": number or NEUMANN_TERMS}
     # One block is shared by all, or is all there is: sharing says both.
-    shared = all(blocks == 1 for blocks, _ in blocks.values())
+    shared = all(blocks_of_it == 1 for blocks_of_it, _ in blocks.values())
     return {"peft_version": _NEUMANN_VERSION, "r": count, "oft_block_size": size, **rotation, "coft": False,
             "block_share": shared}  # fmt: skip
 
@@ -173,19 +172,15 @@ def _size_or_number(blocks: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
         return sizes.pop(), 0
     if len(numbers) == 1:
         return 0, numbers.pop()
-    raise _refusal("PEFT has blocks of one size, or one number of blocks, in a whole directory", list(blocks))
+    raise peft_config.refusal(
+        "PEFT has blocks of one size, or one number of blocks, in a whole directory", list(blocks)
+    )
 
 
 def _same(values: Mapping[str, int], name: str) -> int:
     if len(set(values.values())) > 1:
-        raise _refusal(f"PEFT has one {name} a directory", list(values))
+        raise peft_config.refusal(f"PEFT has one {name} a directory", list(values))
     return next(iter(values.values()))
-
-
-def _refusal(message: str, modules: list[str]) -> LossyConversion:
-    first = f" ({modules[0]}{f' and {len(modules) - 1} more' if len(modules) > 1 else ''})"
-    losses = [(module, message) for module in modules]
-    return LossyConversion(message + first, losses, mend="Use --as lora, or another layout.")
 
 
 _METHODS: Mapping[str, Callable[[dict[str, Any], list[_Member]], dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, missing, rank_of, surplus
+from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, surplus
 from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import AlphaPlace, Fit, Layout, Reading
@@ -110,33 +110,44 @@ def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
         return
     if left := surplus(tensors, algorithm):
         yield error("orphan-key", where, f"{algorithm.name} has no use for {', '.join(sorted(left))}")
-    yield from _ranks(where, tensors)
+    yield from _ranks(where, tensors, algorithm)
     for role in (R.ALPHA, R.SCALE, R.SCALAR):
         if role in tensors and not is_number(tensors[role]):
             yield error("alpha-shape", where, f"{role} is {tensors[role].dtype} {list(tensors[role].shape)}, and must be one number")  # fmt: skip
 
 
-def _ranks(where: str, tensors: Roles) -> Iterator[Problem]:
-    for (left, left_axis), (right, right_axis) in _MEETING:
-        if left in tensors and right in tensors:
-            a, b = tensors[left].shape, tensors[right].shape
-            if len(a) <= left_axis or len(b) <= right_axis:
-                yield error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
-            elif a[left_axis] != b[right_axis]:
-                if R.MID in tensors and R.MID not in (left, right):
-                    continue
-                yield error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
-                             "The halves come from different files.")  # fmt: skip
-    if rank_of(tensors) == 0:
+def _ranks(where: str, tensors: Roles, algorithm: Algorithm) -> Iterator[Problem]:
+    for left, left_axis, right, right_axis, without in _MEETING.get(algorithm.name, ()):
+        if left not in tensors or right not in tensors or without in tensors:
+            continue
+        a, b = tensors[left].shape, tensors[right].shape
+        if len(a) <= left_axis or len(b) <= right_axis:
+            yield error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
+        elif a[left_axis] != b[right_axis]:
+            yield error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
+                        "The halves come from different files.")  # fmt: skip
+    rank = rank_of(tensors)
+    if rank is None and algorithm.name == "glora":
+        yield error("rank-mismatch", where, "factors that are no matrices")
+    elif rank == 0:
         yield warning("rank-zero", where, "rank 0: it does nothing")
 
 
-# ((factor, axis), (factor, axis)): the axes along which two factors meet.
-_MEETING = (
-    ((R.UP, 1), (R.DOWN, 0)),
-    ((R.UP, 1), (R.MID, 0)), ((R.MID, 1), (R.DOWN, 0)),
-    ((R.LOKR_W1_A, 1), (R.LOKR_W1_B, 0)),
-)  # fmt: skip
+# (factor, axis, factor, axis): the axes along which two factors meet; not so where the core that follows stands between.
+_MEETING: Mapping[str, tuple[tuple[Role, int, Role, int, Role | None], ...]] = {
+    "lora": (
+        (R.UP, 1, R.DOWN, 0, R.MID), (R.UP, 1, R.MID, 0, None), (R.MID, 1, R.DOWN, 0, None),
+    ),
+    "loha": (
+        (R.HADA_W1_A, 1, R.HADA_W1_B, 0, R.HADA_T1), (R.HADA_W2_A, 1, R.HADA_W2_B, 0, R.HADA_T2),
+        (R.HADA_W1_A, 0, R.HADA_T1, 0, None), (R.HADA_T1, 1, R.HADA_W1_B, 0, None),
+        (R.HADA_W2_A, 0, R.HADA_T2, 0, None), (R.HADA_T2, 1, R.HADA_W2_B, 0, None),
+    ),
+    "lokr": (
+        (R.LOKR_W1_A, 1, R.LOKR_W1_B, 0, None), (R.LOKR_W2_A, 1, R.LOKR_W2_B, 0, R.LOKR_T2),
+        (R.LOKR_W2_A, 0, R.LOKR_T2, 0, None), (R.LOKR_T2, 1, R.LOKR_W2_B, 0, None),
+    ),
+}  # fmt: skip
 
 
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:

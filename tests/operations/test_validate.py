@@ -72,6 +72,40 @@ def test_what_is_wrong_with_a_module_is_found_at_the_module(checked, modules, he
     assert validation.valid is (severity == "warning")
 
 
+LOHA = {"hada_w1_a": (320, 4), "hada_w1_b": (4, 768), "hada_w2_a": (320, 4), "hada_w2_b": (4, 768)}
+TUCKER = {**LOHA, "hada_w1_a": (4, 320), "hada_w2_a": (4, 320), "hada_t1": (4, 4, 1, 1), "hada_t2": (4, 4, 1, 1)}
+LOKR = {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 4), "lokr_w2_a": (80, 4), "lokr_w2_b": (4, 192)}
+LOKR_TUCKER = {**LOKR, "lokr_w2_a": (4, 80), "lokr_t2": (4, 4, 1, 1)}
+GLORA = {"a1.weight": (768, 4), "a2.weight": (4, 768), "b1.weight": (320, 4), "b2.weight": (4, 768)}
+LOCON = {"lora_up.weight": (320, 4), "lora_mid.weight": (4, 5, 1, 1), "lora_down.weight": (5, 768)}
+FACTORS = [
+    (LOHA, {}, None), (TUCKER, {}, None), (LOKR, {}, None), (LOKR_TUCKER, {}, None), (GLORA, {}, None), (LOCON, {}, None),
+    (LOHA, {"hada_w1_a": (320, 8)}, "hada_w1_a has rank 8, hada_w1_b has rank 4"),
+    (LOHA, {"hada_w2_b": (8, 768)}, "hada_w2_a has rank 4, hada_w2_b has rank 8"),
+    (LOHA, {"hada_w2_a": ()}, "hada_w2_a [] and hada_w2_b [4, 768] are no matrices"),
+    (LOHA, {"hada_w1_b": ()}, "hada_w1_a [320, 4] and hada_w1_b [] are no matrices"),
+    (TUCKER, {"hada_t1": (8, 4, 1, 1)}, "hada_w1_a has rank 4, hada_t1 has rank 8"),
+    (TUCKER, {"hada_t2": (4, 8, 1, 1)}, "hada_t2 has rank 8, hada_w2_b has rank 4"),
+    (LOKR, {"lokr_w1_a": (4, 3)}, "lokr_w1_a has rank 3, lokr_w1_b has rank 2"),
+    (LOKR, {"lokr_w2_a": (80, 3)}, "lokr_w2_a has rank 3, lokr_w2_b has rank 4"),
+    (LOKR_TUCKER, {"lokr_t2": (3, 4, 1, 1)}, "lokr_w2_a has rank 4, lokr_t2 has rank 3"),
+    (LOCON, {"lora_up.weight": (320, 5)}, "lora_up has rank 5, lora_mid has rank 4"),
+    (LOCON, {"lora_mid.weight": (4, 4, 1, 1)}, "lora_mid has rank 4, lora_down has rank 5"),
+    (GLORA, {"a1.weight": ()}, "factors that are no matrices"), (GLORA, {"b1.weight": (320,)}, "factors that are no matrices"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "changes", "message"), FACTORS, ids=str)
+def test_the_factors_of_every_algorithm_must_meet(checked, modules, heads, places, shapes, changes, message):
+    tensors = {name: tensor for name, tensor in modules(4).items() if heads[0] not in name}
+    tensors |= {f"{heads[0]}.{suffix}": torch.full(shape, 0.1) for suffix, shape in {**shapes, **changes}.items()}
+    tensors |= {f"{heads[0]}.alpha": torch.tensor(4.0)}
+    problems = [problem for problem in checked(tensors).problems if problem.code != "shape-mismatch"]
+    assert [(problem.severity, problem.code, problem.where, problem.message) for problem in problems] == (
+        [("error", "rank-mismatch", places[0], message)] if message else []
+    )
+
+
 def test_a_key_that_nothing_explains_is_an_error_at_the_key(checked, modules):
     validation = checked({**modules(3), "lora_unet_no_such_module.lora_up.weight": torch.ones(4, 4)})
     assert found(validation) == [("error", "unknown-key", "lora_unet_no_such_module.lora_up.weight")]
