@@ -33,7 +33,7 @@ _IN_METADATA = (
     Suspicion(
         "active-text",
         re.compile(
-            r"(?i)<\s*(script|iframe|img|svg|object|embed|style|link|meta|html|a)\b|\{\{|\{%|\$\{|!!python/|javascript:"
+            r"(?i)(?!<embed>\Z)<\s*(script|iframe|img|svg|object|embed|style|link|meta|html|a)\b|\{\{|\{%|\$\{|!!python/|javascript:"
             r"|data:text/html|file://|drop table"
         ),
         "holds text that a web page, a template or a database would act on",

@@ -25,6 +25,7 @@ PEFT_TYPES = {"lora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": "IA3", "oft
 """Our algorithm → PEFT's `peft_type`; a directory holds one."""
 
 _ALPHA_FIELD = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+_LARGEST = 2.0**127
 _LITERAL = re.compile(r"[\w.\-]+")
 
 
@@ -75,16 +76,17 @@ def read_alphas(reading: Reading, component: str, config: Mapping[str, Any], pla
     """Puts ALPHA beside every factor of `component` as `config` says; `place` is where the config lies."""
     kind = str(config.get("peft_type") or "LORA").upper()
     field = _ALPHA_FIELD.get(kind)
-    if field is None or not isinstance(config.get(field), int | float):
+    if field is None or config.get(field) is None:
         return
     patterns = _literal(config.get("alpha_pattern") or {}, place)
+    _require_numbers({field: config[field], **patterns}, place)
     for (owner, module), tensors in reading.modules.items():
         rank = rank_of(tensors)
         if owner != component or Role.ALPHA in tensors:
             continue
         alpha = float(_pattern(patterns, module, config[field]))
         if rank is None:
-            _scale_full_lokr(tensors, module, alpha, config)
+            _scale_full_lokr(tensors, module, alpha, config, place)
             continue
         if config.get("use_rslora"):
             alpha *= math.sqrt(rank)
@@ -146,9 +148,12 @@ def multiplier_out(key: Key, tensor: LazyTensor, weight: Shape) -> LazyTensor:
     return tensor.reshape(1, tensor.size, *[1] * (len(weight) - 2))
 
 
-def _scale_full_lokr(tensors: dict[Role, LazyTensor], module: str, alpha: float, config: Mapping[str, Any]) -> None:
+def _scale_full_lokr(
+    tensors: dict[Role, LazyTensor], module: str, alpha: float, config: Mapping[str, Any], place: str
+) -> None:
     """PEFT multiplies a LoKr of two full factors by alpha / r all the same (`tuners/lokr/layer.py`)."""
-    rank = int(_pattern(_literal(config.get("rank_pattern") or {}, "rank_pattern"), module, config.get("r") or 0))
+    rank = _pattern(_literal(config.get("rank_pattern") or {}, place), module, config.get("r") or 0)
+    _require_numbers({"r": rank}, place)
     algorithm = algorithm_of(tensors)
     if algorithm and algorithm.name == "lokr" and rank and alpha != rank:
         tensors[Role.SCALAR] = scalar(alpha / rank, "F32")
@@ -193,7 +198,18 @@ def _most_common(values: Iterable[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
-def _literal(patterns: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _require_numbers(fields: Mapping[str, Any], place: str) -> None:
+    """Raises BrokenAdapter for what is no finite number of float32's range, the widest that trainers use."""
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise BrokenAdapter(f"{place}: {name} is {str(value)[:40]}, and must be a number", [place],
+                                mend="It holds alpha: mend it or take it out.")  # fmt: skip
+
+
+def _literal(patterns: Any, place: str) -> dict[str, Any]:
+    if not isinstance(patterns, Mapping):
+        raise BrokenAdapter(f"{place}: a pattern that is no object of names and numbers", [place],
+                            mend="It holds ranks or alphas: mend it or take it out.")  # fmt: skip
     literal = {pattern.removeprefix("^").replace("\\.", "."): value for pattern, value in patterns.items()}
     if odd := [pattern for pattern in literal if not _LITERAL.fullmatch(pattern)]:
         raise BrokenAdapter(

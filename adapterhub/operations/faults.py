@@ -10,6 +10,7 @@ import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, surplus
 from adapterhub.documents import Problem
+from adapterhub.errors import BrokenAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.base import AlphaPlace, Fit, Layout, Reading
 from adapterhub.layouts.identity import Identity, told_architecture
@@ -41,6 +42,16 @@ _ODD = {
     "undotted-suffix": "an underscore instead of a dot before `lora_down` or `lora_up`",
 }
 _MEND = "adapterhub convert writes the usual names."
+
+
+def decoded(package: Package, identity: Identity) -> tuple[Reading | None, list[Problem]]:
+    """The adapter in a package; None, and what is wrong, where the config or metadata that it takes cannot be read."""
+    if identity.fit is None:
+        return None, []
+    try:
+        return identity.fit.layout.decode(package, identity.fit), []
+    except BrokenAdapter as fault:
+        return None, [error("configuration", ", ".join(fault.places), fault.message, fault.mend)]
 
 
 def faults(package: Package, identity: Identity, reading: Reading | None) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.embeddings import embedding_in
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import alpha_faults, alphas, faults, grouped
+from adapterhub.operations.faults import alpha_faults, alphas, decoded, faults, grouped
 from adapterhub.operations.source import warnings_of
 
 
@@ -28,16 +28,16 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
     """
     with files.read(Path(path)) as package:
         identity = layouts.identify(package)
-        reading = identity.fit.layout.decode(package, identity.fit) if identity.fit else None
+        reading, broken = decoded(package, identity)
         found = alphas(reading.modules) if reading else {}
         fields: dict[str, Any] = {}
-        if reading is not None and identity.fit is not None:
+        if identity.fit is not None:
             whole = not identity.mixed and not identity.fit.unplaced
             fields = {
                 "layout": identity.fit.layout.name if whole else None,
                 "architecture": None if identity.mixed else identity.fit.architecture,
                 "variant": identity.fit.variant,
-                **_described(reading, found),
+                **(_described(reading, found) if reading else {}),
             }
         elif identity.kind is Kind.EMBEDDING:
             fields = _embedding(package)
@@ -48,7 +48,7 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
         return Inspection(
             path=str(path), size=package.size, kind=identity.kind, container=cast(Container, package.container),
             evidence=[*_found(identity), *identity.evidence], **_counted(package),
-            metadata=_metadata(package), problems=grouped(problems_of(package, identity, reading, found)), **fields,
+            metadata=_metadata(package), problems=[*broken, *grouped(problems_of(package, identity, reading, found))], **fields,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.base import Fit, Reading
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import faults
+from adapterhub.operations.faults import alpha_faults, alphas, faults, grouped
 
 # What leaving something out can mend; every other error leaves nothing to work on.
 _DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}
@@ -45,7 +45,8 @@ def open_adapter(path: Path, *, architecture: str | None = None, allow_loss: boo
         if identity.kind is not Kind.LORA or identity.fit is None:
             raise _no_lora(path, identity)
         reading = identity.fit.layout.decode(package, identity.fit)
-        problems = tuple(faults(package, identity, reading))
+        odd = alpha_faults(identity.fit.layout, reading.modules, alphas(reading.modules))
+        problems = (*faults(package, identity, reading), *grouped(odd))
         yield _checked(Source(package, identity, identity.fit, reading, problems), allow_loss)
         package.ensure_unchanged()
 

@@ -10,13 +10,13 @@ from adapterhub import files
 from adapterhub.adapter import Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, extent, fits, missing
 from adapterhub.documents import Problem, Validation
-from adapterhub.errors import BrokenAdapter, RefusedInput
+from adapterhub.errors import RefusedInput
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations.base import Base, base_of
 from adapterhub.operations.claims import claims
-from adapterhub.operations.faults import alphas, error, grouped, warning
+from adapterhub.operations.faults import alphas, decoded, error, grouped, warning
 from adapterhub.operations.inspect import problems_of
 from adapterhub.operations.values import value_faults
 from adapterhub.tensors import LazyTensor
@@ -48,12 +48,8 @@ def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
 
 
 def _problems(package: Package, identity: Identity, base: Path | None) -> Iterator[Problem]:
-    reading = None
-    try:
-        if identity.fit is not None:
-            reading = identity.fit.layout.decode(package, identity.fit)
-    except BrokenAdapter as fault:
-        yield error("configuration", ", ".join(fault.places), fault.message, fault.mend)
+    reading, broken = decoded(package, identity)
+    yield from broken
     found = alphas(reading.modules) if reading else {}
     yield from problems_of(package, identity, reading, found)
     if identity.kind is Kind.UNKNOWN:

@@ -193,3 +193,29 @@ def test_a_dry_run_tells_everything_and_writes_nothing(cli, style, tmp_path):
 
 def test_a_path_that_is_a_device_is_not_opened(cli):
     assert cli("inspect", Path(os.devnull)).status == 3
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "diffusers-lora-linear", "comfyui"])
+def test_an_alpha_that_is_no_number_is_refused(cli, tmp_path, layout):
+    source, target = tmp_path / "nan.safetensors", tmp_path / "out.safetensors"
+    save_file({**pair(SD1, 320, 768), f"{SD1}.alpha": np.array(np.nan, np.float16)}, source)
+    assert cli("convert", source, "--to", layout, "-o", target).status == 3
+    assert not target.exists()
+    assert cli("inspect", source).status == 0
+
+
+@pytest.mark.parametrize("value", ["[]", '{"unet.lora_alpha": 1e400, "unet.r": 2}', "{", '{"unet.lora_alpha": 2, "unet.alpha_pattern": [1]}',
+                                   '{"unet.lora_alpha": 2, "unet.alpha_pattern": {"a": "b"}}', '{"unet.lora_alpha": ' + "9" * 400 + "}"])  # fmt: skip
+def test_a_broken_lora_adapter_metadata_is_an_error_to_validate_and_refused_by_convert(cli, tmp_path, value):
+    source, target = tmp_path / "odd.safetensors", tmp_path / "out.safetensors"
+    head = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {
+        f"{head}.lora_A.weight": np.ones((2, 768), np.float16),
+        f"{head}.lora_B.weight": np.ones((320, 2), np.float16),
+    }
+    save_file(tensors, source, {"lora_adapter_metadata": value})
+    shown = cli("inspect", source, "--json")
+    assert (shown.status, json.loads(shown.out)["layout"]) == (0, "diffusers")
+    assert cli("validate", source).status == 1
+    assert cli("convert", source, "--to", "kohya", "-o", target).status == 3
+    assert not target.exists()
