@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -117,6 +119,17 @@ class Workbench:
                 if change.bias is not None:
                     layers[module].bias += change.bias.float()
         return models
+
+    def with_peft(self, model: nn.Module, folder: Path) -> PeftModel:
+        """The model with what PEFT reads from a folder; every key of the file is expected, and none is missing."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # missing keys, unknown settings, older files
+            warnings.filterwarnings("ignore", "Failed to load the CUDA extension|Setting boft_n_butterfly_factor")
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        report = set_peft_model_state_dict(adapted, load_peft_weights(str(folder)))
+        assert report.unexpected_keys == []
+        assert [key for key in report.missing_keys if adapted.base_model.prefix in key] == []
+        return adapted
 
     def far(
         self, found: Mapping[Module, Tensor], expected: Mapping[Module, Change], tolerance: float = 1e-5

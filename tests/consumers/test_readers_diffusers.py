@@ -10,6 +10,7 @@ Where diffusers (0.42.1) itself reads Kohya's layout wrongly, the test says so a
 """
 
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import diffusers
@@ -102,6 +103,17 @@ def inputs(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return given
 
 
+@contextmanager
+def at_strength(model, strength: float):
+    """The model with its adapter at a strength: ΔW of these random factors swamps W at 1."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    for layer in layers:
+        layer.set_scale(layer.active_adapters[0], strength)
+    yield model
+    for layer in layers:
+        layer.set_scale(layer.active_adapters[0], 1.0)
+
+
 def test_a_model_with_the_lora_computes_what_the_fused_weights_compute(bench, loaded):
     name, source, _, models, _ = loaded
     changes = {
@@ -109,11 +121,8 @@ def test_a_model_with_the_lora_computes_what_the_fused_weights_compute(bench, lo
     }
     for component, fused in bench.fused(bench.models(name), changes).items():
         given, base = inputs(fused), bench.models(name)[component]
-        for layer in models[component].modules():
-            if isinstance(layer, LoraLayer):
-                layer.set_scale(layer.active_adapters[0], 0.01)  # ΔW of these random factors swamps W
-        with torch.no_grad():
-            plain, expected, found = (model(**given)[0] for model in (base, fused, models[component]))
+        with torch.no_grad(), at_strength(models[component], 0.01) as adapted:
+            plain, expected, found = (model(**given)[0] for model in (base, fused, adapted))
         assert (expected - plain).abs().max() > 0.01 * plain.abs().max()
         assert (found - expected).abs().max() < 1e-3 * (expected - plain).abs().max()
 

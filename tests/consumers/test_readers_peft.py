@@ -3,13 +3,12 @@
 import copy
 import json
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -93,18 +92,6 @@ def stirred(model):
     return model
 
 
-def loaded(model, folder: Path):
-    """The model with what PEFT reads from a folder; every key of the file is expected, and none is missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # missing keys, unknown settings, older files
-        warnings.filterwarnings("ignore", "Failed to load the CUDA extension|Setting boft_n_butterfly_factor")
-        with_adapter = PeftModel.from_pretrained(model, str(folder))
-    report = set_peft_model_state_dict(with_adapter, load_peft_weights(str(folder)))
-    assert report.unexpected_keys == []
-    assert [key for key in report.missing_keys if with_adapter.base_model.prefix in key] == []
-    return with_adapter
-
-
 @pytest.fixture(scope="module", params=list(METHODS))
 def saved(request, bench, tmp_path_factory):
     """A folder that PEFT saved, and the weights and biases before and after PEFT's merge."""
@@ -145,7 +132,7 @@ def test_what_peft_saved_does_what_peft_merges(bench, saved):
 
 def test_peft_loads_every_tensor_of_the_folder_that_we_write(bench, saved, tmp_path):
     convert(saved.folder, tmp_path / "again", to="peft", architecture="sd1")
-    model = loaded(bench.models("sd1")["unet"], tmp_path / "again" / "unet")
+    model = bench.with_peft(bench.models("sd1")["unet"], tmp_path / "again" / "unet")
     assert_merged(weights(model.merge_and_unload(), saved.targets), saved.before, bench.changes(saved.folder, "sd1"))
 
 
@@ -156,7 +143,7 @@ def test_peft_loads_every_component_of_a_kohya_file(bench, name, tmp_path):
     changes, found = bench.changes(source, name), {}
     for component, model in bench.models(name).items():
         before = bench.layers({component: copy.deepcopy(model)})
-        after = bench.layers({component: loaded(model, tmp_path / "peft" / component).merge_and_unload()})
+        after = bench.layers({component: bench.with_peft(model, tmp_path / "peft" / component).merge_and_unload()})
         found |= {module: after[module].weight - before[module].weight for module in before}
     assert bench.far(found, changes) == []
 
@@ -180,7 +167,7 @@ def test_peft_uses_every_magnitude_and_bias_of_a_kohya_file(bench, extra, tmp_pa
     changes = bench.changes(source, "sd1")
     before = values(bench.layers(bench.models("sd1")), changes)
     merged = {
-        component: loaded(model, tmp_path / "peft" / component).merge_and_unload()
+        component: bench.with_peft(model, tmp_path / "peft" / component).merge_and_unload()
         for component, model in bench.models("sd1").items()
     }
     assert_merged(values(bench.layers(merged), changes), before, changes)
@@ -228,73 +215,6 @@ def test_ia3_of_peft_is_the_same_in_kohyas_layout_where_the_base_tells_the_biase
 
 def close(found, expected, tolerance):
     return bool((found - expected).abs().max() <= tolerance * max(1.0, float(expected.abs().max())))
-
-
-HEAD = "lora_unet_mid_block_attentions_0_transformer_blocks_0"
-
-
-def kohya(path: Path, modules: dict[str, dict[str, torch.Tensor]]) -> Path:
-    """A Kohya file of modules in the UNet's middle."""
-    save_file(
-        {f"{HEAD}_{name}.{role}": value for name, roles in modules.items() for role, value in roles.items()}, path
-    )
-    return path
-
-
-def lokr(rows: tuple[int, int], columns: tuple[int, int], rank: int | None = None) -> dict[str, torch.Tensor]:
-    """A LoKr whose second factor is whole, or a product of `rank`."""
-    (o1, o2), (i1, i2) = rows, columns
-    second = {"lokr_w2": (o2, i2)} if rank is None else {"lokr_w2_a": (o2, rank), "lokr_w2_b": (rank, i2)}
-    shapes = {"lokr_w1": (o1, i1), **second}
-    generator = torch.Generator().manual_seed(7)
-    drawn = {role: torch.randn(shape, generator=generator) for role, shape in shapes.items()}
-    return {**drawn, "alpha": torch.tensor(3.0)}
-
-
-@pytest.mark.parametrize(
-    "modules",
-    [
-        {"attn1_to_q": lokr((4, 8), (4, 8), 2), "attn1_to_k": lokr((4, 8), (4, 8))},  # one decomposed, one whole
-        {"attn1_to_q": lokr((8, 4), (8, 4), 1), "ff_net_2": lokr((8, 4), (8, 16), 1)},  # factor 8
-        {"attn1_to_q": lokr((2, 16), (2, 16), 4), "attn1_to_k": lokr((2, 16), (2, 16), 2)},  # two ranks
-    ],
-)
-def test_peft_makes_the_shapes_that_lycoris_made_by_other_settings(bench, modules, tmp_path):
-    source = kohya(tmp_path / "lokr.safetensors", modules)
-    convert(source, tmp_path / "peft", to="peft", architecture="sd1")
-    before = bench.layers({"unet": bench.models("sd1")["unet"]})
-    merged = loaded(bench.models("sd1")["unet"], tmp_path / "peft" / "unet").merge_and_unload()
-    after, changes = bench.layers({"unet": merged}), bench.changes(source, "sd1")
-    assert bench.far({module: after[module].weight - before[module].weight for module in changes}, changes) == []
-
-
-def loha(core: bool) -> dict[str, torch.Tensor]:
-    """A LoHa of a 3×3 convolution over 32 channels, with or without cores."""
-    a, b = ((2, 32), (2, 32)) if core else ((32, 2), (2, 32 * 9))
-    shapes = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": a, "hada_w2_b": b}
-    shapes |= {"hada_t1": (2, 2, 3, 3), "hada_t2": (2, 2, 3, 3)} if core else {}
-    return {**{role: torch.ones(shape) for role, shape in shapes.items()}, "alpha": torch.tensor(2.0)}
-
-
-CONVOLUTIONS = "lora_unet_mid_block_resnets_0_conv"
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {f"{HEAD}_attn1_to_q": lokr((8, 4), (2, 16), 1)},  # no factor splits 32 into 8 × 4 and into 2 × 16
-        {f"{HEAD}_attn1_to_q": lokr((4, 8), (4, 8), 6)},  # PEFT takes so high a rank for a whole factor
-        {f"{CONVOLUTIONS}1": loha(core=True), f"{CONVOLUTIONS}2": loha(core=False)},
-        {f"{HEAD}_attn1_to_q": {**lokr((4, 8), (4, 8), 2), "dora_scale": torch.ones(32, 1)}},
-        {f"{HEAD}_attn1_to_q": lokr((4, 8), (4, 8), 2), f"{CONVOLUTIONS}1": loha(core=True)},  # two methods
-    ],
-)
-def test_what_no_config_of_peft_describes_is_refused(tensors, tmp_path):
-    source = tmp_path / "lora.safetensors"
-    save_file({f"{head}.{role}": value for head, roles in tensors.items() for role, value in roles.items()}, source)
-    with pytest.raises(LossyConversion):
-        convert(source, tmp_path / "peft", to="peft", architecture="sd1")
-    assert not (tmp_path / "peft").exists()
 
 
 def test_the_config_says_no_more_than_its_class_knows(saved, tmp_path):
