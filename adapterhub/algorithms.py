@@ -69,10 +69,10 @@ ALGORITHMS = (
     Algorithm("glora", _sets({R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2}), _COMMON - {R.DORA_SCALE},
               ((R.GLORA_A1, R.GLORA_A2), (R.GLORA_B1, R.GLORA_B2)), needs_base=True),
 )  # fmt: skip
-BY_NAME = {row.name: row for row in ALGORITHMS}
 BUNDLED = Algorithm("embedding", _sets({R.VECTORS}))
 """Not an algorithm of a module: an embedding that travels inside a LoRA file."""
 
+BY_NAME = {row.name: row for row in (*ALGORITHMS, BUNDLED)}
 _MARKED = tuple((row, row.markers) for row in ALGORITHMS)
 
 
@@ -80,11 +80,11 @@ def algorithm_of(tensors: Roles) -> Algorithm | None:
     """The row that the roles of one module call for, complete or not; None where only α or a magnitude is there."""
     if R.OFT_BLOCKS in tensors and len(tensors[R.OFT_BLOCKS].shape) == 4:
         return BY_NAME["boft"]
-    return _called_for(frozenset(tensors))
+    return _called_for(tuple(tensors))
 
 
 @lru_cache(maxsize=4096)
-def _called_for(roles: frozenset[Role]) -> Algorithm | None:
+def _called_for(roles: tuple[Role, ...]) -> Algorithm | None:
     if R.VECTORS in roles:
         return BUNDLED
     return next((row for row, markers in _MARKED if not markers.isdisjoint(roles)), None)
@@ -92,22 +92,23 @@ def _called_for(roles: frozenset[Role]) -> Algorithm | None:
 
 def missing(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
     """The roles that the nearest complete set of `algorithm` has and the module lacks; empty where it is whole."""
-    return _missing(frozenset(tensors), algorithm)
+    return _missing(tuple(tensors), algorithm.name)
 
 
 @lru_cache(maxsize=4096)
-def _missing(roles: frozenset[Role], algorithm: Algorithm) -> frozenset[Role]:
-    return min(algorithm.complete, key=lambda wanted: (len(wanted - roles), -len(wanted))) - roles
+def _missing(roles: tuple[Role, ...], name: str) -> frozenset[Role]:
+    here = frozenset(roles)
+    return min(BY_NAME[name].complete, key=lambda wanted: (len(wanted - here), -len(wanted))) - here
 
 
 def surplus(tensors: Roles, algorithm: Algorithm) -> frozenset[Role]:
     """The roles that `algorithm` has no use for."""
-    return _surplus(frozenset(tensors), algorithm)
+    return _surplus(tuple(tensors), algorithm.name)
 
 
 @lru_cache(maxsize=4096)
-def _surplus(roles: frozenset[Role], algorithm: Algorithm) -> frozenset[Role]:
-    return roles - algorithm.markers - algorithm.optional
+def _surplus(roles: tuple[Role, ...], name: str) -> frozenset[Role]:
+    return frozenset(roles) - BY_NAME[name].markers - BY_NAME[name].optional
 
 
 def label(tensors: Roles, algorithm: Algorithm) -> str:
