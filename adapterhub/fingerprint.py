@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from adapterhub.adapter import Adapter, Role, Roles
-from adapterhub.algorithms import algorithm_of, scale_of
+from adapterhub.algorithms import algorithm_of, scale_of, total_scale
 from adapterhub.tensors import FLOATS, LazyTensor, item, values
 
 if TYPE_CHECKING:
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 VERSION = b"adapterhub fingerprint 1"
 _SCALE_BITS = 20
 _ALPHA_CONSTRAINS = ("oft", "boft")
+_IN_SCALE = frozenset({Role.ALPHA, Role.SCALE, Role.SCALAR})
 
 
 def fingerprint(adapter: Adapter) -> str:
     """64 hex digits over the values of every module.
 
     Covered: component, module path, algorithm and the exact values of its tensors, alpha / rank included. A power of two
-    may sit in any factor, in alpha or be folded: each product counts once, as mantissas and one exponent. Shapes count
-    without trailing ones (1×1 convolution = linear), dtypes do not count: float16 values stored as float32 are the same.
+    may sit in any factor, in alpha or be folded: each product counts once, as mantissas and one exponent, and one that is
+    zero as nothing at all. Shapes count as rows times the rest (1×1 convolution = linear, flattened kernels), dtypes do
+    not count: float16 values stored as float32 are the same. PEFT's IA3 multipliers count as LyCORIS stores them.
 
     Not covered: metadata, architecture, the split of a product in other ways (another basis of the same ΔW), another
     algorithm with the same ΔW, and a cast that changes values, which gives another fingerprint: `diff` measures those.
@@ -45,39 +47,29 @@ def _module(tensors: Roles) -> Iterator[bytes]:
     if algorithm is None:
         return
     yield algorithm.name.encode()
-    told = {Role.ALPHA, Role.SCALE, Role.SCALAR}
+    multiplied = frozenset().union(*algorithm.factors)
     for factors in algorithm.factors:
-        told |= set(factors)
-        yield from _product([(role, tensors[role]) for role in factors if role in tensors and role is not Role.SCALAR],
-                            _scale(tensors))  # fmt: skip
-    for role in sorted(tensors.keys() - told):
-        yield from _plain(*_canonical(role, tensors[role], tensors))
-    if Role.ALPHA in tensors and algorithm.name in _ALPHA_CONSTRAINS:
-        yield repr(item(tensors[Role.ALPHA])).encode()
-
-
-def _scale(tensors: Roles) -> Fraction | float:
-    scale = scale_of(tensors)
-    if Role.SCALAR not in tensors:
-        return scale
-    factor = item(tensors[Role.SCALAR])
-    return scale * Fraction(factor) if math.isfinite(factor) and isinstance(scale, Fraction) else float(scale) * factor
+        held = [(role, tensors[role]) for role in factors if role in tensors and role not in _IN_SCALE]
+        yield from _product(held, total_scale(tensors))
+    for role in sorted(tensors.keys() - multiplied - _IN_SCALE):
+        yield from _apart(role, tensors)
+    if algorithm.name in _ALPHA_CONSTRAINS and Role.ALPHA in tensors and (alpha := item(tensors[Role.ALPHA])):
+        yield repr(alpha).encode()
 
 
 def _product(factors: list[tuple[Role, LazyTensor]], scale: Fraction | float) -> Iterator[bytes]:
     """Each factor over its own power of two, then the sum of the exponents with the scale's."""
     import numpy as np
 
-    exponent = 0
-    for role, tensor in factors:
-        array = values(tensor).astype("<f8")
-        largest = float(np.max(np.abs(array), initial=0.0))
-        if largest and math.isfinite(largest):
-            power = math.frexp(largest)[1]
-            exponent += power
-            array = np.ldexp(array, -power)
-        yield from _array(role, tensor, array)
-    yield _scale_text(scale, exponent).encode()
+    arrays = [(role, tensor, values(tensor).astype("<f8")) for role, tensor in factors]
+    largest = [float(np.max(np.abs(array), initial=0.0)) for _, _, array in arrays]
+    if not scale or (0.0 in largest and all(map(math.isfinite, largest))):
+        yield b"nothing"
+        return
+    powers = [math.frexp(size)[1] if math.isfinite(size) else 0 for size in largest]
+    for (role, tensor, array), power in zip(arrays, powers, strict=True):
+        yield from _array(role, tensor, np.ldexp(array, -power))
+    yield _scale_text(scale, sum(powers)).encode()
 
 
 def _scale_text(scale: Fraction | float, exponent: int) -> str:
@@ -91,18 +83,21 @@ def _scale_text(scale: Fraction | float, exponent: int) -> str:
     return f"{whole}:{power + exponent}"
 
 
-def _canonical(role: Role, tensor: LazyTensor, tensors: Roles) -> tuple[Role, LazyTensor, np.ndarray | None]:
-    """PEFT's IA3 multiplier and bias as LyCORIS stores them: w = l - 1, and Δb with the scale in it."""
+def _apart(role: Role, tensors: Roles) -> Iterator[bytes]:
+    """A tensor outside the products, in the terms of LyCORIS: IA3's w = l - 1 and its axis, biases and residuals scaled."""
+    tensor = tensors[role]
     if role is Role.IA3_L:
-        return Role.IA3_WEIGHT, tensor, values(tensor).astype("<f8") - 1.0
-    if role is Role.UP_BIAS:
-        return Role.DIFF_B, tensor, values(tensor).astype("<f8") * float(_scale(tensors))
-    return role, tensor, None
-
-
-def _plain(role: Role, tensor: LazyTensor, array: np.ndarray | None) -> Iterator[bytes]:
-    if array is not None:
-        yield from _array(role, tensor, array)
+        on_input = len(tensor.shape) > 1 and tensor.shape[0] == 1 < tensor.size
+        yield f"{Role.ON_INPUT}{on_input}".encode()
+        yield from _array(Role.IA3_WEIGHT, tensor.reshape(tensor.size), values(tensor).astype("<f8") - 1.0)
+    elif role is Role.ON_INPUT:
+        yield f"{role}{bool(item(tensor))}".encode()
+    elif role is Role.IA3_WEIGHT:
+        yield from _array(role, tensor.reshape(tensor.size), values(tensor).astype("<f8"))
+    elif role is Role.UP_BIAS:
+        yield from _array(Role.DIFF_B, tensor, values(tensor).astype("<f8") * float(scale_of(tensors)))
+    elif role is Role.RESIDUAL:
+        yield from _array(role, tensor, values(tensor).astype("<f8") * float(total_scale(tensors)))
     elif tensor.dtype in FLOATS or tensor.size == 1:
         yield from _array(role, tensor, values(tensor).astype("<f8"))
     else:
@@ -114,11 +109,9 @@ def _array(role: Role, tensor: LazyTensor, array: np.ndarray) -> Iterator[bytes]
     """The values in float32 where that is exact, in float64 where it is not."""
     import numpy as np
 
-    shape = list(tensor.shape)
-    while len(shape) > 1 and shape[-1] == 1:
-        shape.pop()
+    rows = tensor.shape[0] if tensor.size > 1 else 1
     with np.errstate(over="ignore"):
         narrow = array.astype("<f4")
     same = np.array_equal(narrow.astype("<f8"), array, equal_nan=True)
-    yield f"{role}{shape if tensor.size > 1 else ''}".encode()
+    yield f"{role}[{rows}, {tensor.size // rows}]".encode()
     yield (narrow if same else array).tobytes()

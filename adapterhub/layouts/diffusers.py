@@ -38,11 +38,10 @@ def _read(reading: Reading) -> None:
     if text is None:
         return
     components = peft_config.components_with_config(_parse(text))
-    kept = {name: left for name, config in components.items() if (left := peft_config.leftovers(config))}
     for component, config in components.items():
+        peft_config.require_known(config, FIELD)
         peft_config.read_alphas(reading, component or "unet", config, FIELD)
-    if kept:
-        reading.metadata[KEPT] = json.dumps(kept, sort_keys=True)
+    peft_config.keep(reading, KEPT, components)
 
 
 def _parse(text: str) -> Mapping[str, Any]:
@@ -57,10 +56,11 @@ def _parse(text: str) -> Mapping[str, Any]:
 
 def _write(adapter: Adapter, metadata: dict[str, str]) -> None:
     modules = adapter.modules()
-    kept = json.loads(metadata.pop(KEPT, "{}"))
+    kept = peft_config.kept(metadata.pop(KEPT, None))
     fields: dict[str, Any] = {}
     for component in adapter.components():
-        config = {**kept.get(component, {}), **peft_config.lora_config(modules, component)}
+        before = {name: value for name, value in kept.get(component, {}).items() if name != "peft_type"}
+        config = {**before, **peft_config.lora_config(modules, component)}
         fields |= {f"{component}.{name}": value for name, value in config.items()}
     metadata[FIELD] = json.dumps(fields, indent=2, sort_keys=True)
     metadata.setdefault("format", "pt")

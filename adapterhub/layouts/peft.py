@@ -27,6 +27,8 @@ from adapterhub.tensors import scalar
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _READABLE = frozenset(suffix[1:] for suffix in (*PEFT.values(), *READ_ONLY))
+KEPT = "adapterhub.adapter_config"
+"""Where other layouts keep what the configs said and no tensor tells."""
 _FLATTENED = ("text_encoder",)  # CLIPTextModel; CLIPTextModelWithProjection keeps its `text_model.`
 _ROLES: dict[Role, str] = {role: suffix for role, suffix in PEFT.items() if role is not Role.ADALORA_E}
 _ROLES[Role.OFT_TERMS] = ""
@@ -73,14 +75,18 @@ class Peft:
         metadata = {name: text for file in package.files.values() for name, text in file.metadata.items()}
         reading = reading_of(self.kind, package, fit, metadata)
         peft_config.magnitude_in(reading)
+        configs: dict[str, Mapping[str, Any]] = {}
         for file, heads in fit.files.items():
             place = "/".join([*file.split("/")[:-1], CONFIG])
             config = package.documents.get(place)
             if isinstance(config, dict) and heads:
                 component = next(iter(heads.values())).component
+                configs[component] = config
+                peft_config.require_known(config, place)
                 peft_config.read_alphas(reading, component, config, place)
                 peft_config.read_multipliers(reading, component, config)
                 _read_rotations(reading, component, config)
+        peft_config.keep(reading, KEPT, configs)
         return reading
 
     def roles(self, component: str) -> Mapping[Role, str]:
@@ -99,12 +105,15 @@ class Peft:
     def encode(self, adapter: Adapter) -> Encoded:
         """One folder a component."""
         modules = adapter.modules()
+        kept = peft_config.kept(adapter.metadata.get(KEPT))
+        metadata = {name: text for name, text in adapter.metadata.items() if name != KEPT}
         files: dict[str, File] = {}
         documents: dict[str, Any] = {}
         places: dict[Key, str | None] = {}
         for component in adapter.components():
             weights = architectures.get(adapter.architecture).weights[component]
-            documents[f"{component}/{CONFIG}"] = peft_methods.config(modules, component, weights)
+            config = peft_methods.config(modules, component, weights)
+            documents[f"{component}/{CONFIG}"] = _restored(config, kept.get(component, {}))
             tensors = {}
             for key, tensor in adapter.tensors.items():
                 if key.component != component:
@@ -114,12 +123,19 @@ class Peft:
                 if place and key.role is not Role.OFT_TERMS:
                     shaped = peft_config.multiplier_out(key, tensor, weights[key.module])
                     tensors[place.partition(":")[2]] = peft_config.magnitude_out(key, shaped)
-            files[f"{component}/{WEIGHTS}"] = File(tensors, {**adapter.metadata, "format": "pt"})
+            files[f"{component}/{WEIGHTS}"] = File(tensors, {**metadata, "format": "pt"})
         return Encoded(Package.new(files, documents), places)
 
     def default_name(self, path: Path) -> Path:
         """The folder itself."""
         return path
+
+
+def _restored(config: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what was kept of one of the same method, wherever it says nothing itself."""
+    if kept.get("peft_type") != config["peft_type"]:
+        return dict(config)
+    return {**config, **{name: value for name, value in kept.items() if config.get(name) is None}}
 
 
 def _read_rotations(reading: Reading, component: str, config: Mapping[str, Any]) -> None:

@@ -9,15 +9,17 @@ Text encoders' targets are written without `text_model.`: as suffixes they match
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from adapterhub.adapter import Key, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, rank_of
 from adapterhub.errors import BrokenAdapter, LossyConversion
+from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.tensors import LazyTensor, Shape, holds, item, scalar
 
@@ -25,6 +27,8 @@ PEFT_TYPES = {"lora": "LORA", "loha": "LOHA", "lokr": "LOKR", "ia3": "IA3", "oft
 """Our algorithm → PEFT's `peft_type`; a directory holds one."""
 
 _ALPHA_FIELD = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+_CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda")
+_UNKNOWN = {"coft": "a constraint applied on the way forward", "fan_in_fan_out": "a transposed weight"}
 _LARGEST = 2.0**127
 _LITERAL = re.compile(r"[\w.\-]+")
 
@@ -93,9 +97,48 @@ def read_alphas(reading: Reading, component: str, config: Mapping[str, Any], pla
         tensors[Role.ALPHA] = alpha_scalar(alpha, factor_of(tensors))
 
 
-def leftovers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that no tensor tells: kept, so that a way back restores them."""
-    return {name: value for name, value in config.items() if name not in _DERIVED and value is not None}
+def require_known(config: Mapping[str, Any], place: str) -> None:
+    """Raises BrokenAdapter for settings under which the tensors mean something else than adapterhub computes."""
+    for name, what in _UNKNOWN.items():
+        if config.get(name):
+            raise BrokenAdapter(f"{place}: {name}, {what}, is not known", [place], mend="Merge it with PEFT instead.")
+
+
+def keep(reading: Reading, field: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Puts into a metadata field what no tensor tells of the `configs` by component, so that a way back restores it."""
+    told = {
+        component: {name: value for name, value in config.items() if name not in _DERIVED and value not in _NOTHING}
+        for component, config in configs.items()
+    }
+    if any(told.values()):
+        types = {component: {"peft_type": config.get("peft_type") or "LORA"} for component, config in configs.items()}
+        reading.metadata[field] = json.dumps({name: told[name] | types[name] for name in told}, sort_keys=True)
+
+
+def kept(text: str | None) -> dict[str, dict[str, Any]]:
+    """What `keep` put into a metadata field, by component; nothing where it is not of its form."""
+    return {component: config for component, config in _object(text).items() if isinstance(config, dict)}
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        fields = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def changed_bases(package: Package) -> Iterator[tuple[str, str]]:
+    """(place, method) of every config whose training changed the base first, so that ΔW is none of the original model."""
+    documents = {name: value for name, value in package.documents.items() if name.endswith("adapter_config.json")}
+    fields = [_object(file.metadata.get("lora_adapter_metadata")) for file in package.files.values()]
+    stated = [
+        (place, config.get("init_lora_weights")) for place, config in documents.items() if isinstance(config, dict)
+    ]
+    stated += [(name, value) for flat in fields for name, value in flat.items() if name.endswith("init_lora_weights")]
+    for place, method in stated:
+        if isinstance(method, str) and method.lower().startswith(_CHANGES_THE_BASE):
+            yield place, method
 
 
 def components_with_config(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -226,5 +269,8 @@ def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return default
 
 
-_DERIVED = frozenset({"r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_dora",
+_NOTHING: tuple[Any, ...] = (None, False, "", "none", [], {})
+# What tensors tell, and what chose the modules that are now listed.
+_DERIVED = frozenset({"exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters", "inference_mode",
+                      "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_dora",
                       "lora_bias", "use_rslora", "peft_type"})  # fmt: skip

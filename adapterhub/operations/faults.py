@@ -14,6 +14,7 @@ from adapterhub.errors import BrokenAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.base import AlphaPlace, Fit, Layout, Reading
 from adapterhub.layouts.identity import Identity, told_architecture
+from adapterhub.layouts.peft_config import changed_bases
 from adapterhub.tensors import FLOATS, LazyTensor, item
 
 R = Role
@@ -88,6 +89,9 @@ def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
             yield error("shape-mismatch", ".".join(module),
                          f"does not fit {title}, whose weight is {list(weights[module.component][module.module])}",
                          "It was trained on another model, or is damaged.")  # fmt: skip
+    for place, method in changed_bases(package):
+        yield warning("changed-base", place, f"{method} changed the base before training: this is no change of the original",
+                       "Have PEFT convert it: path_initial_model_for_weight_conversion.")  # fmt: skip
     if identity.also:
         yield warning("ambiguous-architecture", "", f"the tensors fit {', '.join(identity.also)} as well; taken as {fit.architecture}",
                        "Say --architecture NAME if that is wrong.")  # fmt: skip

@@ -223,3 +223,36 @@ def test_a_source_that_changes_meanwhile_is_refused_and_nothing_is_written(tmp_p
     with pytest.raises(AdapterhubError, match="changed"):
         adapterhub.convert(source, target, to="diffusers")
     assert not target.exists()
+
+
+def peft(tmp_path: Path, **fields: object) -> Path:
+    """A PEFT folder with one module."""
+    source = tmp_path / "peft"
+    adapterhub.convert(lora(tmp_path / "in.safetensors"), source, to="peft")
+    path = source / "unet" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return source
+
+
+def test_what_only_the_config_says_comes_back(tmp_path):
+    source = peft(tmp_path, init_lora_weights="gaussian", base_model_name_or_path="runwayml/model", lora_dropout=0.1)
+    kohya, back = tmp_path / "kohya.safetensors", tmp_path / "back"
+    adapterhub.convert(source, kohya, to="kohya")
+    adapterhub.convert(kohya, back, to="peft")
+    configs = [json.loads((folder / "unet" / "adapter_config.json").read_text()) for folder in (source, back)]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("field", ["coft", "fan_in_fan_out"])
+def test_a_setting_under_which_tensors_mean_something_else_is_refused(tmp_path, field):
+    source = peft(tmp_path, **{field: True})
+    with pytest.raises(AdapterhubError, match=field):
+        adapterhub.convert(source, tmp_path / "out.safetensors", to="kohya")
+    assert [problem.code for problem in adapterhub.inspect(source).problems] == ["configuration"]
+
+
+def test_an_adapter_of_a_changed_base_is_read_with_a_warning(tmp_path):
+    source = peft(tmp_path, init_lora_weights="pissa_niter_4")
+    assert "changed-base" in [problem.code for problem in adapterhub.inspect(source).problems]
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="kohya")
+    assert "changed-base" in [problem.code for problem in done.problems]
