@@ -130,8 +130,8 @@ def _fingerprint(reading: Reading | None) -> str | None:
 
 
 def hashes(package: Package) -> Hashes | None:
-    """Every digest of contract.md of a single file, in one pass; None for a folder."""
-    if package.container != files.SAFETENSORS:
+    """Every digest of contract.md of a single file, in one pass; None for several."""
+    if len(package.paths) != 1:
         return None
     (path,) = package.paths.values()
     return Hashes(**files.every_digest(path))
