@@ -128,7 +128,7 @@ class Source(Document):
     """The file that was read."""
 
     path: PathText = Field(description="the file or folder, as it was given")
-    sha256: str | None = Field(default=None, description="its digest; null for a folder")
+    sha256: str | None = Field(default=None, description="its digest; null for a folder, and without the check")
 
 
 class Target(Document):
@@ -137,7 +137,7 @@ class Target(Document):
     path: PathText = Field(description="the file or folder, as it was given")
     sha256: str | None = Field(
         default=None,
-        description="its digest; null for a folder, where nothing was written, and for what was not read again",
+        description="its digest; null for a folder, where nothing was written, and without the check",
     )
     layout: str = Field(description="the layout that it was written in")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -34,15 +34,26 @@ def fingerprint(adapter: Adapter) -> str:
     A scale that is no power of two cannot be folded without rounding, and then the values differ too. Scales are compared
     to 20 bits, so that alpha·sqrt(rank) of an rsLoRA survives its rounding to float32.
     """
+    import numpy as np
+
     digest = hashlib.sha256(VERSION)
-    for (component, module), tensors in sorted(adapter.modules().items()):
-        digest.update(f"\n{component}\0{module}\0".encode())
-        for part in _module(tensors):
-            digest.update(part)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
+        for (component, module), tensors in sorted(adapter.modules().items()):
+            digest.update(f"\n{component}\0{module}\0".encode())
+            for part in _module(tensors):
+                digest.update(part)
     return digest.hexdigest()
 
 
-def _module(tensors: Roles) -> Iterator[bytes]:
+def _module(tensors: Roles) -> Iterable[bytes]:
+    """What a module does or, where that cannot be computed (a shape or a dtype that nothing has), its tensors as they are."""
+    try:
+        return list(_done(tensors))
+    except (ArithmeticError, IndexError, KeyError, ValueError):
+        return [part for role in sorted(tensors) for part in _as_stored(role, tensors[role])]
+
+
+def _done(tensors: Roles) -> Iterator[bytes]:
     algorithm = algorithm_of(tensors)
     if algorithm is None:
         return
@@ -101,8 +112,12 @@ def _apart(role: Role, tensors: Roles) -> Iterator[bytes]:
     elif tensor.dtype in FLOATS or tensor.size == 1:
         yield from _array(role, tensor, values(tensor).astype("<f8"))
     else:
-        yield f"{role}{tensor.dtype}{list(tensor.shape)}".encode()
-        yield tensor.read()
+        yield from _as_stored(role, tensor)
+
+
+def _as_stored(role: Role, tensor: LazyTensor) -> Iterator[bytes]:
+    yield f"{role}{tensor.dtype}{list(tensor.shape)}".encode()
+    yield tensor.read()
 
 
 def _array(role: Role, tensor: LazyTensor, array: np.ndarray) -> Iterator[bytes]:
@@ -110,8 +125,7 @@ def _array(role: Role, tensor: LazyTensor, array: np.ndarray) -> Iterator[bytes]
     import numpy as np
 
     rows = tensor.shape[0] if tensor.size > 1 else 1
-    with np.errstate(over="ignore"):
-        narrow = array.astype("<f4")
+    narrow = array.astype("<f4")
     same = np.array_equal(narrow.astype("<f8"), array, equal_nan=True)
     yield f"{role}[{rows}, {tensor.size // rows}]".encode()
     yield (narrow if same else array).tobytes()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
 @click.option(
-    "--no-check", is_flag=True, help="Do not read the result again: neither its error nor its sha256 is known then."
+    "--no-check", is_flag=True, help="Read nothing twice: neither the error nor the sha256 of the files is known then."
 )
 @as_json
 @debug

@@ -96,7 +96,7 @@ def convert(
 
     `as_algorithm` ("lora", "full") changes what a module is made of, with `rank` for an approximation; `dtype` ("fp32",
     "fp16", "bf16") casts; `base` is the model that DoRA, IA3, OFT, BOFT and GLoRA are resolved against. With `dry_run`
-    nothing is written, without `check` the written file is not measured. Raises what `adapterhub.errors` lists.
+    nothing is written; without `check` nothing is read twice: neither the error nor whole-file digests are known. Raises what `adapterhub.errors` lists.
     """
     started = time.perf_counter()
     layout = _layout(to, for_tool)
@@ -109,9 +109,9 @@ def convert(
     ):
         made = make(opened, request, weights)
         if dry_run:
-            return _report(request, opened, made, started)
+            return _report(request, opened, made, started, dry_run=True)
         with ThreadPoolExecutor(1) as beside:
-            hashed = beside.submit(_digest, opened)
+            hashed = beside.submit(_digest, opened) if check else None
             proof = Proof(opened, made.adapter, weights, measured=check)
             digest = _write(made, request, opened, proof)
             return _report(request, opened, made, started, hashed, digest, proof.gap)
@@ -223,6 +223,8 @@ def _report(
     hashed: Future[str | None] | None = None,
     digest: str | None = None,
     gap: Gap | None = None,
+    *,
+    dry_run: bool = False,
 ) -> Conversion:
     return Conversion(
         source=SourceDocument(path=str(request.source), sha256=hashed.result() if hashed else None),
@@ -233,7 +235,7 @@ def _report(
         entries=made.entries,
         summary=summary(made.entries),
         problems=[*warnings_of(opened.package), *opened.problems],
-        dry_run=hashed is None,
+        dry_run=dry_run,
         seconds=round(time.perf_counter() - started, 3),
     )
 
