@@ -130,7 +130,7 @@ def scalar(value: float, dtype: str = "F32") -> LazyTensor:
 
 def item(tensor: LazyTensor) -> float:
     """The value of a tensor of one element, whatever its shape and dtype."""
-    if tensor.size != 1:
+    if tensor.shape and tensor.size != 1:
         raise ValueError(f"a tensor of shape {list(tensor.shape)} is no scalar")
     data = tensor.read()
     if tensor.dtype == "BF16":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import adapterhub.architectures as architectures
-from adapterhub.adapter import Kind, Module
+from adapterhub.adapter import Kind, Module, Role
 from adapterhub.files import Package
 from adapterhub.layouts.base import Fit, Layout
 from adapterhub.layouts.foreign import Foreign, family_of
@@ -43,18 +43,20 @@ def identify(package: Package, layouts: Sequence[Layout], *, architecture: str |
     """The kind, layout and architecture of `package`; `architecture` narrows the choice to one."""
     names = (architecture,) if architecture else architectures.NAMES
     spelled = {name: split(file.tensors) for name, file in package.files.items()}
-    if fits := _fits(package, spelled, layouts, names, lenient=False):
-        return _chosen(package, fits, spelled)
+    strict = _fits(package, spelled, layouts, names, lenient=False)
+    fewest = min((len(fit.misfits) for fit in strict), default=None)
+    if fewest == 0:
+        return _chosen(package, strict, spelled)
     foreign = family_of(name for file in package.files.values() for name in file.tensors)
-    if foreign is not None:
+    if foreign is not None and not strict:
         return Identity(foreign.kind, foreign=foreign, spelled=spelled)
     if not any(source.heads or source.unsplit for source in spelled.values()):
         return Identity(Kind.UNKNOWN, spelled=spelled)
     spelled = {name: source.unwrap() for name, source in spelled.items()}
     fits = _fits(package, spelled, layouts, names, lenient=True)
-    whole = [fit for fit in fits if not fit.unplaced]
-    if whole:
-        return _chosen(package, whole, spelled)
+    whole = [fit for fit in fits if not fit.unplaced and (fewest is None or len(fit.misfits) < fewest)]
+    if whole or strict:
+        return _chosen(package, whole or strict, spelled)
     return _nearest(package, fits, spelled)
 
 
@@ -77,8 +79,9 @@ def _fits(
 
 def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
     """The fit with the fewest wrong shapes and odd spellings; among equals what metadata says, then the first."""
-    fewest = min(len(fit.misfits) for fit in fits)
-    fits = [fit for fit in fits if len(fit.misfits) == fewest]
+    fits = _fewest(fits, lambda fit: len(fit.misfits))
+    if len({fit.architecture for fit in fits}) > 1:
+        fits = _fewest(fits, _bent)
     candidates = list(dict.fromkeys(fit.architecture for fit in fits))
     vote = told_architecture(package)
     chosen = vote if vote in candidates else candidates[0]
@@ -87,6 +90,24 @@ def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -
     best = min(mine, key=lambda fit: (len(fit.mended), _told_layout(package) != fit.layout.name))
     evidence = (*_evidence(best), *([f"metadata: {chosen}"] if vote == chosen and len(candidates) > 1 else []))
     return Identity(best.layout.kind, best, also=also, evidence=evidence, spelled=spelled)
+
+
+def _fewest(fits: list[Fit], count: Callable[[Fit], int]) -> list[Fit]:
+    counts = [count(fit) for fit in fits]
+    return [fit for fit, number in zip(fits, counts, strict=True) if number == min(counts)]
+
+
+def _bent(fit: Fit) -> int:
+    """How many projections have factors of another number of dimensions than their weight: SD 1 projects by 1×1
+    convolutions where SD 2 has linear layers (rule 11 of formats/lora.md §5.2).
+    """
+    weights = architectures.get(fit.architecture).weights
+    return sum(
+        len(fit.spelled[file].roles[head][Role.DOWN].shape) != len(weights[module.component][module.module])
+        for file, heads in fit.files.items()
+        for head, module in heads.items()
+        if module.module.endswith((".proj_in", ".proj_out")) and Role.DOWN in fit.spelled[file].roles[head]
+    )
 
 
 def _nearest(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from adapterhub.adapter import Adapter, Key, Role, Roles
 from adapterhub.algorithms import rank_of, scale_of
 from adapterhub.layouts.peft_config import alpha_scalar, factor_of
-from adapterhub.tensors import DTYPE_BITS, LazyTensor, item, scalar
+from adapterhub.tensors import LazyTensor, holds, item, scalar
 
 FIELD = "adapterhub.alphas"
 _ABSENT = "absent"
@@ -65,13 +65,11 @@ def _alpha(roles: Roles, note: str | None) -> LazyTensor | None:
     if note == _ABSENT and scale_of(roles) == 1:
         return None
     told = _NOTE.fullmatch(note) if note else None
-    if told and told["dtype"] not in DTYPE_BITS:
-        told = None
-    if rank is None:
-        return scalar(float(told["value"]), told["dtype"]) if told and told["value"] else stored
-    value = item(stored) if stored is not None else float(rank)
-    if told is None:
-        return stored if stored is not None else alpha_scalar(value, factor_of(roles))
+    value = float(told["value"]) if told and told["value"] else None
+    if rank is not None:
+        value = item(stored) if stored is not None else float(rank)
+    if told is None or value is None or not holds(told["dtype"], value):  # no note, or not one of ours
+        return alpha_scalar(float(rank), factor_of(roles)) if stored is None and rank is not None else stored
     return scalar(value, told["dtype"]).reshape(*json.loads(told["shape"]))
 
 

@@ -63,7 +63,8 @@ def faults(package: Package, identity: Identity, reading: Reading | None) -> Ite
     yield from _whole(package, identity, fit)
     yield from _mended(fit)
     for module, tensors in reading.modules.items():
-        yield from _module(module, tensors)
+        if not _is_plain(tensors):
+            yield from _module(module, tensors)
 
 
 def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
@@ -108,6 +109,19 @@ def _mended(fit: Fit) -> Iterator[Problem]:
     for code, places in counted.items():
         if said := _ODD.get(code):
             yield warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
+
+
+def _is_plain(tensors: Roles) -> bool:
+    """Whether a module is a pair whose ranks meet, with a proper alpha or none: most are, and have no fault to look for."""
+    down, up, alpha = tensors.get(R.DOWN), tensors.get(R.UP), tensors.get(R.ALPHA)
+    if (
+        down is None
+        or up is None
+        or len(tensors) > (2 if alpha is None else 3)
+        or min(len(up.shape), len(down.shape)) < 2
+    ):
+        return False
+    return 0 < down.shape[0] == up.shape[1] and (alpha is None or is_number(alpha))
 
 
 def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
@@ -173,7 +187,7 @@ def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
 
 def is_number(tensor: LazyTensor) -> bool:
     """Whether a tensor holds a single number, of a dtype that is computed with."""
-    return tensor.size == 1 and tensor.dtype in _NUMBERS
+    return (not tensor.shape or tensor.size == 1) and tensor.dtype in _NUMBERS
 
 
 def alpha_faults(layout: Layout, modules: Mapping[Module, Roles], found: Mapping[Module, float]) -> Iterator[Problem]:
