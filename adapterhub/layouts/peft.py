@@ -50,7 +50,7 @@ class Peft:
         """Every file, by the component that its folder names or, where that says nothing, by the first that fits."""
         files: dict[str, Mapping[str, Module]] = {}
         for file, source in spelled.items():
-            if not lenient and not source.suffixes <= _READABLE:
+            if not lenient and (source.unsplit or not source.suffixes <= _READABLE):
                 return None
             if not any(head.startswith(PREFIX) for head in source.heads):
                 return None
