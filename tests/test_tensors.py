@@ -159,6 +159,13 @@ def test_a_scalar_is_rounded_as_torch_rounds(value):
         assert found == wanted or (math.isnan(found) and math.isnan(wanted))
 
 
+@pytest.mark.parametrize(("value", "rounded"), [
+    (1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6), (-1 - 2**-8, -1.0), (1 + 2**-8 + 2**-20, 1 + 2**-7), (3.4e38, math.inf),
+])  # fmt: skip
+def test_a_bfloat16_is_rounded_to_the_nearest_and_half_to_even(value, rounded):
+    assert item(scalar(value, "BF16")) == rounded
+
+
 @given(arrays.arrays("<f2", ()))
 def test_the_item_of_a_float16_is_its_value(value):
     tensor = from_bytes("F16", (1, 1), value.tobytes())

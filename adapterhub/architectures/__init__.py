@@ -2,7 +2,7 @@
 
 Adding an architecture is adding its files, none of which is code:
 
-    NAME.toml          written by hand: title, ModelSpec id, the dialects that it is spelled in, its single-file prefixes
+    NAME.toml          written by hand: title, what metadata calls it, the dialects that it is spelled in, its single-file prefixes
     configs/NAME.json  written by hand: the configuration of each component, as diffusers and transformers publish it
     NAME.json          generated from the configuration (`python -m adapterhub.architectures.generate`): the inventory
     dialects/*.toml    written by hand: how a dialect spells the blocks and leaves of a component
@@ -15,10 +15,10 @@ from __future__ import annotations
 import sys
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.architectures import inventory
-from adapterhub.architectures.architecture import Architecture, Part
+from adapterhub.architectures.architecture import Architecture, Part, Told
 from adapterhub.architectures.dialect import Crossing, Dialect, Row, load
 from adapterhub.errors import UnknownName
 
@@ -42,7 +42,11 @@ def get(name: str) -> Architecture:
         for dialect, components in facts["dialects"].items()
     }
     parts = {component: Part(**part) for component, part in facts["single_file"].items()}
-    return Architecture(name, facts["title"], facts["modelspec"], *inventory.modules(name), dialects, parts)
+    return Architecture(name, facts["title"], _told(facts["told"]), *inventory.modules(name), dialects, parts)
+
+
+def _told(facts: dict[str, Any]) -> Told:
+    return Told(tuple(facts["modelspec"]), facts["implementation"], tuple(facts["base_model_version"]), facts["v2"])
 
 
 class _Listed(ModuleType):

@@ -19,6 +19,17 @@ class Part(NamedTuple):
     dialect: str
 
 
+class Told(NamedTuple):
+    """What metadata says of a model. Of `modelspec` ids and of beginnings of `ss_base_model_version` the first is written
+    and any is believed; `implementation` is ModelSpec's, `v2` Kohya's `ss_v2`.
+    """
+
+    modelspec: tuple[str, ...]
+    implementation: str
+    base_model_version: tuple[str, ...]
+    v2: str
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """One model. Its mappings go from component to module path, in the order of the live model, and are not to be changed.
@@ -29,11 +40,16 @@ class Architecture:
 
     name: str
     title: str
-    modelspec: str
+    told: Told
     weights: Mapping[str, Mapping[str, Shape]]
     biased: Mapping[str, frozenset[str]]
     dialects: Mapping[str, Mapping[str, Dialect]]
     parts: Mapping[str, Part]
+
+    @property
+    def modelspec(self) -> str:
+        """Its ModelSpec id, without "/lora"."""
+        return self.told.modelspec[0]
 
     def module_names(self, component: str, dialect: str = "diffusers") -> Mapping[str, str]:
         """Each module path of `component`, and what `dialect` calls it ("diffusers", "ldm"; without any prefix).

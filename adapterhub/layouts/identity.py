@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import adapterhub.architectures as architectures
+from adapterhub import metadata
 from adapterhub.adapter import Kind, Module, Role
 from adapterhub.files import Package
 from adapterhub.layouts.base import Fit, Layout
@@ -150,24 +151,8 @@ def _told_layout(package: Package) -> str | None:
 
 
 def told_architecture(package: Package) -> str | None:
-    """The architecture that metadata claims: modelspec first, then Kohya's, then ai-toolkit's spellings."""
-    for file in package.files.values():
-        metadata = file.metadata
-        if name := _BY_MODELSPEC.get(metadata.get("modelspec.architecture", "").partition("/")[0].lower()):
-            return name
-        base = (metadata.get("ss_base_model_version") or metadata.get("ss_base_model") or "").lower()
-        if name := next((name for prefix, name in _BY_BASE if base.startswith(prefix)), None):
-            return name
-        if "ss_v2" in metadata:
-            return "sd2" if metadata["ss_v2"].lower() == "true" else "sd1"
-    return None
-
-
-_BY_MODELSPEC = {
-    "stable-diffusion-v1": "sd1", "stable-diffusion-v2-512": "sd2", "stable-diffusion-v2-768-v": "sd2",
-    "stable-diffusion-xl-v1-base": "sdxl", "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
-}  # fmt: skip
-_BY_BASE = (("sdxl", "sdxl"), ("sd_v2", "sd2"), ("sd_2", "sd2"), ("sd_v1", "sd1"), ("sd_1", "sd1"))
+    """The architecture that the metadata of a file of the package claims."""
+    return next((name for file in package.files.values() if (name := metadata.claimed(file.metadata))), None)
 
 
 def _evidence(fit: Fit) -> tuple[str, ...]:

@@ -118,8 +118,7 @@ def _numbers(package: Package, fit: Fit, reading: Reading, alphas: Mapping[Modul
     # LyCORIS leaves the factors of a LoKr whole, without a rank, where the rank asked for is too large
     whole = not any(R.LOKR_W2 in tensors for tensors in every)
     ranks = {rank for tensors in every if whole and (rank := rank_of(tensors)) is not None}
-    spec = architectures.get(fit.architecture).modelspec
-    for field, message in contradictions(reading.metadata, ranks, spec):
+    for field, message in contradictions(reading.metadata, ranks, architectures.get(fit.architecture)):
         if field != "modelspec.architecture" or told in (None, fit.architecture):
             yield warning("metadata-contradicts", field, message, _RENEW)
     alpha = _float(reading.metadata.get("ss_network_alpha"))

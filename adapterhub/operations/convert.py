@@ -205,8 +205,8 @@ def _with_metadata(adapter: Adapter, note: str | None, title: str) -> Adapter:
     fields = dict(adapter.metadata)
     if note is not None:
         fields[alphas.FIELD] = note
-    modelspec = architectures.get(adapter.architecture).modelspec
-    return adapter.with_metadata(metadata.renewed(fields, modelspec, title))
+    model = architectures.get(adapter.architecture)
+    return adapter.with_metadata(metadata.renewed(fields, model, title))
 
 
 def _digest(opened: Source) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import adapterhub
+import adapterhub.architectures as architectures
 from adapterhub import metadata
 
 UNET = {
@@ -81,7 +82,7 @@ def test_what_forge_and_a1111_filter_by_is_written(tmp_path, architecture, model
     ],
 )
 def test_a_claim_of_the_same_family_stays_and_an_untrue_one_is_replaced(told, kept):
-    fields = metadata.renewed(told, "stable-diffusion-v2-512", "title")
+    fields = metadata.renewed(told, architectures.get("sd2"), "title")
     assert ({name: fields[name] for name in told} == told) is kept
 
 
