@@ -253,8 +253,8 @@ def _literal(patterns: Any, place: str) -> dict[str, Any]:
     if not isinstance(patterns, Mapping):
         raise BrokenAdapter(f"{place}: a pattern that is no object of names and numbers", [place],
                             mend="It holds ranks or alphas: mend it or take it out.")  # fmt: skip
-    literal = {pattern.removeprefix("^").replace("\\.", "."): value for pattern, value in patterns.items()}
-    if odd := [pattern for pattern in literal if not _LITERAL.fullmatch(pattern)]:
+    literal = {pattern.replace("\\.", "."): value for pattern, value in patterns.items()}
+    if odd := [pattern for pattern in literal if not _LITERAL.fullmatch(pattern.removeprefix("^"))]:
         raise BrokenAdapter(
             f"{place}: pattern {odd[0]!r} is a regular expression, and those of a file are never run", odd,
             mend="Write the module's path instead.",
@@ -263,8 +263,10 @@ def _literal(patterns: Any, place: str) -> dict[str, Any]:
 
 
 def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    """What the first pattern says that is the end of the path `module` or, where it begins with ^, the whole of it."""
     for pattern, value in patterns.items():
-        if module == pattern or module.endswith(f".{pattern}"):
+        whole = pattern.removeprefix("^") in (module, target(module))
+        if whole or (not pattern.startswith("^") and module.endswith(f".{pattern}")):
             return value
     return default
 

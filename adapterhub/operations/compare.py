@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,14 +118,16 @@ def _distance(a: Tensor | None, b: Tensor | None) -> Gap:
         return SAME
     a, b = _or_zero(a, b), _or_zero(b, a)
     if a.numel() != b.numel():
-        return Gap(float("inf"), float("inf"))
+        return Gap(math.inf, math.inf)
     if not a.numel():
         return SAME
-    furthest = float((b.flatten() - a.flatten()).abs().max())
-    largest = float(a.abs().max())
-    if furthest != furthest:
-        return Gap(float("inf"), float("inf"))
-    return Gap(furthest, furthest / largest if largest else (0.0 if furthest == 0 else float("inf")))
+    from torch.linalg import vector_norm
+
+    largest = float(vector_norm(a, math.inf))
+    furthest = float(vector_norm(b.flatten().sub(a.flatten()), math.inf))
+    if math.isnan(furthest):
+        return Gap(math.inf, math.inf)
+    return Gap(furthest, furthest / largest if largest else (0.0 if furthest == 0 else math.inf))
 
 
 def _or_zero(value: Tensor | None, other: Tensor | None) -> Tensor:
