@@ -18,7 +18,7 @@ from adapterhub.layouts.diffusers import FIELD
 from adapterhub.layouts.identity import told_architecture
 from adapterhub.layouts.peft_config import components_with_config
 from adapterhub.metadata import contradictions
-from adapterhub.operations.faults import warning
+from adapterhub.operations.problems import warning
 
 R = Role
 CONFIG = "adapter_config.json"

@@ -20,7 +20,7 @@ from adapterhub.adapter import Adapter
 from adapterhub.documents import Conversion, Exactness, LedgerEntry
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
-from adapterhub.errors import OutputExists, UnknownName, UsageError
+from adapterhub.errors import LossyConversion, OutputExists, UnknownName, UsageError
 from adapterhub.layouts.base import AlphaPlace, Encoded, Layout
 from adapterhub.operations import alphas, steps
 from adapterhub.operations.base import Base, base_of
@@ -132,6 +132,10 @@ def make(opened: Source, request: Request, weights: Base) -> Made:
     elif layout.alpha is AlphaPlace.TENSOR and _loses_alpha(opened.fit.layout):
         adapter = alphas.complete(adapter)
     adapter = steps.without_homeless(step, adapter, layout, request.allow_loss)
+    if not adapter.tensors:
+        raise LossyConversion(
+            f"nothing of {request.source} would remain in {layout.name}", [], mend="Use another layout."
+        )
     if request.dtype:
         adapter = steps.cast(step, adapter, request.dtype)
     adapter = _with_metadata(adapter, note, request.source.stem)

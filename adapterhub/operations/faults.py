@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
-from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, surplus
+from adapterhub.algorithms import rank_of
 from adapterhub.documents import Problem
 from adapterhub.errors import BrokenAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.base import AlphaPlace, Fit, Layout, Reading
 from adapterhub.layouts.identity import Identity, told_architecture
 from adapterhub.layouts.peft_config import changed_bases
-from adapterhub.tensors import FLOATS, LazyTensor, item
+from adapterhub.operations.module_faults import is_number, module_faults
+from adapterhub.operations.problems import error, warning
+from adapterhub.tensors import item
 
 R = Role
 
@@ -63,8 +64,7 @@ def faults(package: Package, identity: Identity, reading: Reading | None) -> Ite
     yield from _whole(package, identity, fit)
     yield from _mended(fit)
     for module, tensors in reading.modules.items():
-        if not _is_plain(tensors):
-            yield from _module(module, tensors)
+        yield from module_faults(module, tensors)
 
 
 def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:
@@ -111,83 +111,10 @@ def _mended(fit: Fit) -> Iterator[Problem]:
             yield warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
 
 
-def _is_plain(tensors: Roles) -> bool:
-    """Whether a module is a pair whose ranks meet, with a proper alpha or none: most are, and have no fault to look for."""
-    down, up, alpha = tensors.get(R.DOWN), tensors.get(R.UP), tensors.get(R.ALPHA)
-    if (
-        down is None
-        or up is None
-        or len(tensors) > (2 if alpha is None else 3)
-        or min(len(up.shape), len(down.shape)) < 2
-    ):
-        return False
-    return 0 < down.shape[0] == up.shape[1] and (alpha is None or is_number(alpha))
-
-
-def _module(module: Module, tensors: Roles) -> Iterator[Problem]:
-    where = ".".join(module)
-    algorithm = algorithm_of(tensors)
-    if algorithm is None:
-        roles = ", ".join(sorted(tensors))
-        yield error(
-            "orphan-key", where, f"{roles} without the tensors that it belongs to", "The file was cut or edited."
-        )
-        return
-    if lacking := missing(tensors, algorithm):
-        yield error("missing-pair", where, f"{algorithm.name} without {', '.join(sorted(lacking))}",
-                     "Half a module does nothing: get the whole file, or --allow-loss leaves it out.")  # fmt: skip
-        return
-    if left := surplus(tensors, algorithm):
-        yield error("orphan-key", where, f"{algorithm.name} has no use for {', '.join(sorted(left))}")
-    yield from _ranks(where, tensors, algorithm)
-    for role in (R.ALPHA, R.SCALE, R.SCALAR):
-        if role in tensors and not is_number(tensors[role]):
-            yield error("alpha-shape", where, f"{role} is {tensors[role].dtype} {list(tensors[role].shape)}, and must be one number")  # fmt: skip
-
-
-def _ranks(where: str, tensors: Roles, algorithm: Algorithm) -> Iterator[Problem]:
-    for left, left_axis, right, right_axis, without in _MEETING.get(algorithm.name, ()):
-        if left not in tensors or right not in tensors or without in tensors:
-            continue
-        a, b = tensors[left].shape, tensors[right].shape
-        if len(a) <= left_axis or len(b) <= right_axis:
-            yield error("rank-mismatch", where, f"{left} {list(a)} and {right} {list(b)} are no matrices")
-        elif a[left_axis] != b[right_axis]:
-            yield error("rank-mismatch", where, f"{left} has rank {a[left_axis]}, {right} has rank {b[right_axis]}",
-                        "The halves come from different files.")  # fmt: skip
-    rank = rank_of(tensors)
-    if rank is None and algorithm.name == "glora":
-        yield error("rank-mismatch", where, "factors that are no matrices")
-    elif rank == 0:
-        yield warning("rank-zero", where, "rank 0: it does nothing")
-
-
-# (factor, axis, factor, axis): the axes along which two factors meet; not so where the core that follows stands between.
-_MEETING: Mapping[str, tuple[tuple[Role, int, Role, int, Role | None], ...]] = {
-    "lora": (
-        (R.UP, 1, R.DOWN, 0, R.MID), (R.UP, 1, R.MID, 0, None), (R.MID, 1, R.DOWN, 0, None),
-    ),
-    "loha": (
-        (R.HADA_W1_A, 1, R.HADA_W1_B, 0, R.HADA_T1), (R.HADA_W2_A, 1, R.HADA_W2_B, 0, R.HADA_T2),
-        (R.HADA_W1_A, 0, R.HADA_T1, 0, None), (R.HADA_T1, 1, R.HADA_W1_B, 0, None),
-        (R.HADA_W2_A, 0, R.HADA_T2, 0, None), (R.HADA_T2, 1, R.HADA_W2_B, 0, None),
-    ),
-    "lokr": (
-        (R.LOKR_W1_A, 1, R.LOKR_W1_B, 0, None), (R.LOKR_W2_A, 1, R.LOKR_W2_B, 0, R.LOKR_T2),
-        (R.LOKR_W2_A, 0, R.LOKR_T2, 0, None), (R.LOKR_T2, 1, R.LOKR_W2_B, 0, None),
-    ),
-}  # fmt: skip
-
-
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
     """The alpha of every module that has one. These few bytes are read."""
     return {module: item(tensors[R.ALPHA]) for module, tensors in modules.items()
             if R.ALPHA in tensors and is_number(tensors[R.ALPHA])}  # fmt: skip
-
-
-def is_number(tensor: LazyTensor) -> bool:
-    """Whether a tensor holds a single number, of a dtype that is computed with."""
-    return (not tensor.shape or tensor.size == 1) and tensor.dtype in _NUMBERS
 
 
 def alpha_faults(layout: Layout, modules: Mapping[Module, Roles], found: Mapping[Module, float]) -> Iterator[Problem]:
@@ -222,34 +149,3 @@ def _odd_alpha(where: str, rank: int, alpha: float) -> Problem:
                        f"If it should act, alpha = {rank} is strength 1.")  # fmt: skip
     return warning("alpha-negative", where, f"alpha is {alpha:.6g}: diffusers' converter never returns from it",
                    "adapterhub convert --to diffusers writes it where diffusers reads it as it is.")  # fmt: skip
-
-
-def grouped(problems: Iterable[Problem]) -> list[Problem]:
-    """Problems in their order, but one for all modules where more than 8 have the same: the first, with their count.
-
-    Keys that nothing explains are listed each.
-    """
-    problems = list(problems)
-    counted = Counter(problem.code for problem in problems)
-    found: dict[str, Problem] = {}
-    for place, problem in enumerate(problems):
-        count = counted[problem.code]
-        if count <= _MANY or problem.code in _OF_KEYS:
-            found[f"{problem.code} {place}"] = problem
-        else:
-            said = f"{problem.message} (and {count - 1} more like it)"
-            found.setdefault(problem.code, problem.model_copy(update={"message": said}))
-    return list(found.values())
-
-
-_MANY = 8
-_NUMBERS = FLOATS | {"BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"}
-_OF_KEYS = frozenset({"unknown-key", "duplicate-module"})
-
-
-def error(code: str, where: str, message: str, mend: str | None = None) -> Problem:
-    return Problem(severity="error", code=code, where=where, message=message, mend=mend)
-
-
-def warning(code: str, where: str, message: str, mend: str | None = None) -> Problem:
-    return Problem(severity="warning", code=code, where=where, message=message, mend=mend)

@@ -16,7 +16,8 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.embeddings import embedding_in
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import alpha_faults, alphas, decoded, faults, grouped
+from adapterhub.operations.faults import alpha_faults, alphas, decoded, faults
+from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import warnings_of
 
 

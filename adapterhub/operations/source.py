@@ -15,7 +15,8 @@ from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.base import Fit, Reading
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import alpha_faults, alphas, faults, grouped
+from adapterhub.operations.faults import alpha_faults, alphas, faults
+from adapterhub.operations.problems import grouped
 
 # What leaving something out can mend; every other error leaves nothing to work on.
 _DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}

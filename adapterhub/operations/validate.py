@@ -16,8 +16,9 @@ from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations.base import Base, base_of
 from adapterhub.operations.claims import claims
-from adapterhub.operations.faults import alphas, decoded, error, grouped, warning
+from adapterhub.operations.faults import alphas, decoded
 from adapterhub.operations.inspect import problems_of
+from adapterhub.operations.problems import error, grouped, warning
 from adapterhub.operations.values import value_faults
 from adapterhub.tensors import LazyTensor
 

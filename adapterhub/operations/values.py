@@ -10,7 +10,8 @@ from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, total_scale
 from adapterhub.documents import Problem
 from adapterhub.errors import RefusedInput
-from adapterhub.operations.faults import error, is_number, warning
+from adapterhub.operations.module_faults import is_number
+from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import LazyTensor, from_bytes, item
 
 R = Role

@@ -219,3 +219,36 @@ def test_a_broken_lora_adapter_metadata_is_an_error_to_validate_and_refused_by_c
     assert cli("validate", source).status == 1
     assert cli("convert", source, "--to", "kohya", "-o", target).status == 3
     assert not target.exists()
+
+
+IMPOSSIBLE = {
+    "a vector of flags": {f"{SD1}.weight": np.ones(320, np.float16), f"{SD1}.on_input": np.ones(320, np.int64)},
+    "a scalar vector": {f"{SD1}.weight": np.array(1, np.float16), f"{SD1}.on_input": np.array(0)},
+    "a flat kronecker factor": {f"{SD1}.lokr_w1": np.ones(16, np.float16), f"{SD1}.lokr_w2": np.ones((20, 48), np.float16)},
+    "a flat rotation": {f"{SD1}.oft_R.weight": np.ones(80, np.float16)},
+    "a small butterfly": {f"{SD1}.boft_R": np.ones((2, 2), np.float16)},
+    "a complex factor": {f"{SD1}.weight": np.ones(320, np.complex64), f"{SD1}.on_input": np.array(0)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["kohya", "comfyui", "diffusers", "peft", "cloneofsimo"])
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_factor_of_an_impossible_shape_is_refused(cli, tmp_path, name, layout):
+    source, target = tmp_path / "in.safetensors", tmp_path / "out"
+    save_file({**pair(TEXT, 3072, 768), **IMPOSSIBLE[name]}, source)
+    outcome = cli("convert", source, "--to", layout, "-o", target)
+    assert outcome.status in (3, 4)
+    assert "internal" not in outcome.err
+    assert not target.exists()
+    assert cli("validate", source).status == 1
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [("diffusers", ".diff"), ("peft", ".w_norm")])
+def test_a_conversion_of_which_nothing_would_remain_is_refused(cli, tmp_path, layout, suffix):
+    source, target = tmp_path / "in.safetensors", tmp_path / "out"
+    head, shape = (SD1, (320, 768)) if suffix == ".diff" else ("lora_unet_conv_norm_out", (320,))
+    save_file({f"{head}{suffix}": np.ones(shape, np.float16)}, source)
+    outcome = cli("convert", source, "--to", layout, "-o", target, "--allow-loss")
+    assert outcome.status == 4
+    assert "nothing" in outcome.err
+    assert not target.exists()

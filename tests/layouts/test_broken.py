@@ -27,7 +27,7 @@ DROPPABLE = {
 }  # fmt: skip
 HOPELESS = {
     "ranks that differ": ({**WHOLE, f"{Q}.lora_up.weight": (320, 3)}, "rank-mismatch", f"{MODULE}.attn1.to_q"),
-    "factors that are no matrices": ({**WHOLE, f"{Q}.lora_up.weight": (320,)}, "rank-mismatch", f"{MODULE}.attn1.to_q"),
+    "factors that are no matrices": ({**WHOLE, f"{Q}.lora_up.weight": (320,)}, "impossible-shape", f"{MODULE}.attn1.to_q"),
     "two spellings of one module": ({**WHOLE, f"{Q}_.lora_up.weight": (320, 2)}, "duplicate-module", None),
     "two layouts of one module": (
         {**WHOLE, f"{HEAD}_attn1_processor_to_q.lora_down.weight": (2, 320), f"{HEAD}_attn1_processor_to_q.lora_up.weight": (320, 2)},

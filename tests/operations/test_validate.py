@@ -11,8 +11,8 @@ from safetensors.torch import save, save_file
 
 from adapterhub.documents import Problem
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.operations.faults import grouped
 from adapterhub.operations.inspect import inspect
+from adapterhub.operations.problems import grouped
 from adapterhub.operations.validate import validate
 
 
@@ -82,8 +82,6 @@ FACTORS = [
     (LOHA, {}, None), (TUCKER, {}, None), (LOKR, {}, None), (LOKR_TUCKER, {}, None), (GLORA, {}, None), (LOCON, {}, None),
     (LOHA, {"hada_w1_a": (320, 8)}, "hada_w1_a has rank 8, hada_w1_b has rank 4"),
     (LOHA, {"hada_w2_b": (8, 768)}, "hada_w2_a has rank 4, hada_w2_b has rank 8"),
-    (LOHA, {"hada_w2_a": ()}, "hada_w2_a [] and hada_w2_b [4, 768] are no matrices"),
-    (LOHA, {"hada_w1_b": ()}, "hada_w1_a [320, 4] and hada_w1_b [] are no matrices"),
     (TUCKER, {"hada_t1": (8, 4, 1, 1)}, "hada_w1_a has rank 4, hada_t1 has rank 8"),
     (TUCKER, {"hada_t2": (4, 8, 1, 1)}, "hada_t2 has rank 8, hada_w2_b has rank 4"),
     (LOKR, {"lokr_w1_a": (4, 3)}, "lokr_w1_a has rank 3, lokr_w1_b has rank 2"),
@@ -91,7 +89,6 @@ FACTORS = [
     (LOKR_TUCKER, {"lokr_t2": (3, 4, 1, 1)}, "lokr_w2_a has rank 4, lokr_t2 has rank 3"),
     (LOCON, {"lora_up.weight": (320, 5)}, "lora_up has rank 5, lora_mid has rank 4"),
     (LOCON, {"lora_mid.weight": (4, 4, 1, 1)}, "lora_mid has rank 4, lora_down has rank 5"),
-    (GLORA, {"a1.weight": ()}, "factors that are no matrices"), (GLORA, {"b1.weight": (320,)}, "factors that are no matrices"),
 ]  # fmt: skip
 
 
@@ -104,6 +101,24 @@ def test_the_factors_of_every_algorithm_must_meet(checked, modules, heads, place
     assert [(problem.severity, problem.code, problem.where, problem.message) for problem in problems] == (
         [("error", "rank-mismatch", places[0], message)] if message else []
     )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "changes", "message"),
+    [
+        (LOHA, {"hada_w2_a": ()}, "hada_w2_a is F32 [], which no hada_w2_a is"),
+        (LOHA, {"hada_w1_b": ()}, "hada_w1_b is F32 [], which no hada_w1_b is"),
+        (GLORA, {"a1.weight": ()}, "a1 is F32 [], which no a1 is"),
+        (GLORA, {"b1.weight": (320,)}, "b1 is F32 [320], which no b1 is"),
+    ],
+)
+def test_a_factor_that_is_no_matrix_is_an_error(checked, modules, heads, places, shapes, changes, message):
+    tensors = {name: tensor for name, tensor in modules(4).items() if heads[0] not in name}
+    tensors |= {f"{heads[0]}.{suffix}": torch.full(shape, 0.1) for suffix, shape in {**shapes, **changes}.items()}
+    problems = [problem for problem in checked(tensors).problems if problem.code != "shape-mismatch"]
+    assert [
+        (found.severity, found.code, found.where, found.message) for found in problems if found.severity == "error"
+    ] == [("error", "impossible-shape", places[0], message)]
 
 
 def test_a_key_that_nothing_explains_is_an_error_at_the_key(checked, modules):
