@@ -90,9 +90,13 @@ class Cloneofsimo:
         ((file, source),) = spelled.items()
         if not any(_PLACE.fullmatch(name) for name in source.unsplit):
             return None
-        fits = [self._fit(source, package, file, architecture, *order) for order in _ORDERS]
-        best = min(fits, key=lambda fit: len(fit.unplaced) + len(fit.misfits))
-        return best if lenient or not best.unplaced else None
+        best: Fit | None = None
+        for order in _ORDERS:
+            fit = self._fit(source, package, file, architecture, *order)
+            best = fit if best is None or _wrong(fit) < _wrong(best) else best
+            if not _wrong(best):
+                break
+        return best if best and (lenient or not best.unplaced) else None
 
     def _fit(self, source: Spelled, package: Package, file: str, architecture: Architecture,
              order: str, extended: bool) -> Fit:  # fmt: skip
@@ -173,6 +177,10 @@ class Cloneofsimo:
     def default_name(self, path: Path) -> Path:
         """Where the file goes when the user names a folder."""
         return path / "lora.safetensors"
+
+
+def _wrong(fit: Fit) -> int:
+    return len(fit.unplaced) + len(fit.misfits)
 
 
 def _written(key: Key, tensor: LazyTensor) -> LazyTensor:

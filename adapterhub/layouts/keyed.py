@@ -16,6 +16,9 @@ from adapterhub.layouts.spelled import BUNDLE, Spelled
 from adapterhub.layouts.suffixes import READ_ONLY
 from adapterhub.tensors import LazyTensor
 
+ORDINARY = frozenset({"no-unet-prefix", "first-generation"})
+"""Codes of variants that their tools wrote as a matter of course, beside the spelling that is written here."""
+
 Spelling = Callable[[str, str], str | None]
 """(component, module path in the layout's dialect) → how the layout writes it; None where it has no place for it."""
 
@@ -31,6 +34,11 @@ class Variant:
     prefixes: Prefixes | None = None
     dialects: Mapping[str, str] | None = None
     spelling: Spelling | None = None
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether it is as good as the layout's own: nothing about it is worth a word."""
+        return self.code in ORDINARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +89,15 @@ class KeyedLayout:
         if len(spelled) != 1 or architecture.name not in self.prefixes:
             return None
         ((name, file),) = spelled.items()
-        table = self.table(architecture.name)
+        table = _read(self, architecture.name)
         if not lenient:
             if file.unsplit or not file.suffixes <= self.readable() or not file.heads.keys() <= table.keys():
                 return None
             return fit_of(self, architecture, spelled, {name: {head: table[head] for head in file.heads}})
         odd = _variants(self, architecture.name)
         heads = {head: table.get(head) or odd[head][0] for head in file.heads if head in table or head in odd}
+        if not heads:
+            return None
         codes = {head: odd[head][1] for head in heads if head not in table}
         return fit_of(self, architecture, spelled, {name: heads}, readable=self.readable(), codes=codes)
 
@@ -147,6 +157,14 @@ def _table(layout: KeyedLayout, architecture: str) -> dict[str, Module]:
 
 
 @cache
+def _read(layout: KeyedLayout, architecture: str) -> dict[str, Module]:
+    """The table, and the variants that are ordinary."""
+    others = (dict(_heads(layout, architecture, variant)) for variant in layout.variants if variant.ordinary)
+    table = layout.table(architecture)
+    return {**{head: module for other in others for head, module in other.items()}, **table}
+
+
+@cache
 def _inverse(layout: KeyedLayout, architecture: str) -> dict[Module, str]:
     return {module: head for head, module in layout.table(architecture).items()}
 
@@ -155,7 +173,7 @@ def _inverse(layout: KeyedLayout, architecture: str) -> dict[Module, str]:
 def _variants(layout: KeyedLayout, architecture: str) -> dict[str, tuple[Module, str]]:
     """Spellings that are only read: the first variant that spells a head keeps it."""
     table: dict[str, tuple[Module, str]] = {}
-    for variant in layout.variants:
+    for variant in (variant for variant in layout.variants if not variant.ordinary):
         for head, module in _heads(layout, architecture, variant):
             table.setdefault(head, (module, variant.code))
     return table

@@ -20,12 +20,8 @@ from adapterhub.tensors import item
 
 R = Role
 
-# Spellings that are read although nobody should write them: (what is odd, whether that is worth a warning).
+# Spellings that are read although nobody should write them, and what is odd about each.
 _ODD = {
-    "no-unet-prefix": None,
-    "first-generation": None,
-    "first-encoder-numbered": None,
-    "second-encoder-numbered": None,
     "text-model-missing": "CLIP names as transformers ≥ 5.6 has them, without `text_model.`, which most tools do not read",
     "to-out-without-index": "`to_out` without its index, which most tools do not read",
     "trailing-underscore": "a trailing underscore behind the module's name",
@@ -34,6 +30,8 @@ _ODD = {
     "oft-prefix": "the prefix of Kohya's OFT, which only Kohya reads",
     "doubled-prefix": "a doubled prefix, the mark of a broken converter; no tool reads it",
     "double-underscore": "a doubled underscore behind the prefix",
+    "first-encoder-numbered": "the number of SDXL's first text encoder where there is only one",
+    "second-encoder-numbered": "the number of SDXL's second text encoder where there is only one",
     "first-encoder-unnumbered": "SD 1's prefix for SDXL's first text encoder",
     "ldm-names": "original (LDM) names where the layout has diffusers' names",
     "no-transformer-level": "ComfyUI's text encoder names without `transformer.`",
@@ -107,8 +105,7 @@ def _mended(fit: Fit) -> Iterator[Problem]:
     for place, code in fit.mended.items():
         counted.setdefault(code, []).append(place)
     for code, places in counted.items():
-        if said := _ODD.get(code):
-            yield warning(code, places[0], f"{said} ({len(places)} keys)", _MEND)
+        yield warning(code, places[0], f"{_ODD[code]} ({len(places)} keys)", _MEND)
 
 
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
