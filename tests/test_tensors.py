@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from adapterhub.tensors import (
-    DTYPE_BITS, LazyTensor, from_bytes, holds, item, length, ratio, scalar, stack_rows, values,
+    DTYPE_BITS,
+    LazyTensor,
+    from_bytes,
+    holds,
+    item,
+    length,
+    ratio,
+    scalar,
+    stack_rows,
+    values,
 )  # fmt: skip
 
 WHOLE = [dtype for dtype, bits in DTYPE_BITS.items() if bits % 8 == 0]

@@ -21,11 +21,11 @@ class Limits:
     """Characters of all metadata together."""
     document: int = 16_000_000
     """Bytes of a JSON file beside the weights, shard indexes included."""
-    opcodes: int = 3_000_000
-    """Opcodes of one pickle."""
+    opcodes: int = 1_000_000
+    """Opcodes of one pickle; a tensor takes some 35."""
     pickle: int = 64 << 20
     """Bytes of one pickle without its storages: `data.pkl`, or what stands before the storages of a legacy file."""
-    pickle_memory: int = 200 << 20
+    pickle_memory: int = 128 << 20
     """Bytes, estimated from above, that everything which a pickle makes may take."""
     stack: int = 100_000
     """Values that a pickle may have on its stack."""

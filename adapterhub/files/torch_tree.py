@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import is_
 from typing import Any
 
 from adapterhub.files import suspicions
@@ -70,10 +71,7 @@ class _Tree:
             value = value.content()
         held = value.fields if isinstance(value, Record) else value
         parts = [self.plain(part, depth) for part in (held.values() if isinstance(held, dict) else held)]
-        items = [part for part, _, _ in parts]
-        made: Any = type(held)(items) if not isinstance(held, dict) else dict(zip(map(_key, held), items, strict=True))
-        if len(made) != len(held):
-            raise Refusal("pickle-duplicate", "two keys of a dictionary have one name")
+        made = _renewed(held, [part for part, _, _ in parts])
         if isinstance(value, Record):
             made = Record(value.name, value.kept, made)
         return made, 1 + sum(count for _, count, _ in parts), 1 + max((height for _, _, height in parts), default=0)
@@ -82,8 +80,17 @@ class _Tree:
 _MADE = (dict, list, tuple, set, Record, Parameters, Element, Global, NumpyType, NumpyArray)
 
 
-def _key(key: Any) -> Any:
-    return key.name if isinstance(key, Global) else key
+def _renewed(held: Any, items: list[Any]) -> Any:
+    """`held` with `items` instead of its own; itself if they are the same."""
+    if not isinstance(held, dict):
+        return held if all(map(is_, held, items)) else type(held)(items)
+    named = any(isinstance(key, Global) for key in held)
+    if type(held) is dict and not named and all(map(is_, held.values(), items)):
+        return held
+    made = {key.name if isinstance(key, Global) else key: item for key, item in zip(held, items, strict=True)}
+    if len(made) != len(held):
+        raise Refusal("pickle-duplicate", "two keys of a dictionary have one name")
+    return made
 
 
 def _leaf(value: Element | Global | NumpyType | NumpyArray) -> Any:

@@ -48,6 +48,8 @@ class _Row(NamedTuple):
     packed: int
     size: int
     offset: int
+    wide: bytes
+    """Its ZIP64 field; empty where it has none."""
 
 
 def read_directory(source: Source, limits: Limits) -> dict[str, Member]:
@@ -132,8 +134,9 @@ class _Archive:
                 self.refuse("zip-directory", "an entry of the directory is not as it must be")
             name = raw[start : start + names]
             self._check(name, flags, method, mode >> 16 if made >> 8 == 3 else 0)
-            wide = self._wide(name, raw[start + names : at], [size, packed, offset])
-            yield _Row(name, flags, method, crc, wide[1], wide[0], wide[2])
+            wide = self._fields(name, raw[start + names : at]).get(_ZIP64, b"")
+            size, packed, offset = self._widened(name, wide, [size, packed, offset])
+            yield _Row(name, flags, method, crc, packed, size, offset, wide)
         if at != len(raw):
             self.refuse("zip-directory", "bytes in the directory that belong to no entry")
 
@@ -147,13 +150,12 @@ class _Archive:
         if mode & _KIND == _LINK:
             self.refuse("zip-link", f"the member {shown(name)} is a symbolic link")
 
-    def _wide(self, name: bytes, extra: bytes, values: list[int]) -> list[int]:
+    def _widened(self, name: bytes, wide: bytes, values: list[int]) -> list[int]:
         """`values` with those replaced that a ZIP64 field holds: exactly those that are full, in their order."""
         full = [place for place, value in enumerate(values) if value == _FULL32]
-        field = self._fields(name, extra).get(_ZIP64)
-        if (field is None) != (not full) or (field is not None and len(field) != 8 * len(full)):
+        if len(wide) != 8 * len(full):
             self.refuse("zip64", f"the ZIP64 field of {shown(name)} does not hold what it must")
-        for place, value in zip(full, struct.unpack(f"<{len(full)}Q", field or b""), strict=True):
+        for place, value in zip(full, struct.unpack(f"<{len(full)}Q", wide), strict=True):
             values[place] = value
         return values
 
@@ -185,10 +187,14 @@ class _Archive:
         end = start + row.packed
         if end > following:
             self.refuse("zip-gap", f"the member {shown(row.raw)} reaches into what follows")
-        size, packed = self._wide(row.raw, self.source.read(row.offset + len(head), extras), [size, packed])
-        told, true = (crc, packed, size), (row.crc, row.packed, row.size)
-        if told != true and not (flags & _DESCRIPTOR and told == (0, 0, 0)):
-            self.refuse("zip-local", f"the local header of {shown(row.raw)} has other sizes than the directory")
+        wide = self._fields(row.raw, self.source.read(row.offset + len(head), extras)).get(_ZIP64, b"")
+        if flags & _DESCRIPTOR and (crc, packed, size) == (0, 0, 0):
+            if wide and not _unfinished(wide, row.wide):
+                self.refuse("zip64", f"the ZIP64 field of {shown(row.raw)} differs from that in the directory")
+        else:
+            size, packed = self._widened(row.raw, wide, [size, packed])
+            if (crc, packed, size) != (row.crc, row.packed, row.size):
+                self.refuse("zip-local", f"the local header of {shown(row.raw)} has other sizes than the directory")
         self._check_descriptor(row, end, following)
         self._check_size(row)
         return Member(self._name(row), row.method, row.crc, row.packed, row.size, start)
@@ -217,3 +223,12 @@ class _Archive:
         if not name or {"", ".", ".."} & {*parts} or any(sign in name for sign in "\\:\0"):
             self.refuse("zip-name", f"the name {shown(name)} is empty, or leads somewhere")
         return name
+
+
+def _unfinished(wide: bytes, true: bytes) -> bool:
+    """Whether a ZIP64 field that was written before its member says what the `true` one does, or 0 as far as it could
+    not know: so miniz writes it.
+    """
+    if len(wide) != len(true) or len(wide) % 8:
+        return False
+    return all(wide[at : at + 8] in (bytes(8), true[at : at + 8]) for at in range(0, len(true), 8))

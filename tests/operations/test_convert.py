@@ -258,7 +258,9 @@ def test_an_adapter_of_a_changed_base_is_read_with_a_warning(tmp_path):
     assert "changed-base" in [problem.code for problem in done.problems]
 
 
-@pytest.mark.parametrize("note", ["{", "[]", '{"*": "U8[]=-3"}', '{"*": "F16[1, 1, 1]=9"}', '{"*": "C64[]=1"}', '{"*": 4}'])
+@pytest.mark.parametrize(
+    "note", ["{", "[]", '{"*": "U8[]=-3"}', '{"*": "F16[1, 1, 1]=9"}', '{"*": "C64[]=1"}', '{"*": 4}']
+)
 def test_a_note_about_alpha_that_is_not_ours_is_ignored(tmp_path, note):
     source, kohya = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     tensors = {f"unet.{MODULE}.lora_A.weight": normal(4, 320), f"unet.{MODULE}.lora_B.weight": normal(320, 4)}
