@@ -196,14 +196,15 @@ def _stack_global(state: State, at: int) -> int:
     return at
 
 
-def _storage(state: State, at: int) -> int:
-    state.push(state.meanings.storage(state.pop()), OBJECT)
+def _persistent(state: State, at: int) -> int:
+    state.push(state.meanings.persistent(state.pop()), OBJECT)
     return at
 
 
 def _call(state: State, at: int) -> int:
     arguments, function = _arguments(state), state.pop()
-    state.push(state.meanings.call(function, arguments), OBJECT)
+    made = state.meanings.call(function, arguments)
+    state.push(made, OBJECT + getsizeof(made))
     return at
 
 
@@ -256,7 +257,7 @@ _TABLE: dict[bytes, Act] = {
     b"]": _container(list), b"}": _container(dict), b"\x8f": _container(set),
     b"a": _append, b"e": _appends, b"s": _set_item, b"u": _set_items, b"\x90": _add_items,
     b"t": _tuple, b"\x85": _tuple_of(1), b"\x86": _tuple_of(2), b"\x87": _tuple_of(3),
-    b"c": _global, b"\x93": _stack_global, b"Q": _storage, b"R": _call, b"\x81": _new, b"b": _build,
+    b"c": _global, b"\x93": _stack_global, b"Q": _persistent, b"R": _call, b"\x81": _new, b"b": _build,
 }  # fmt: skip
 OPCODES: tuple[Act, ...] = tuple(_TABLE.get(bytes([code]), refuse) for code in range(256))
 """What each of the 256 opcodes does."""

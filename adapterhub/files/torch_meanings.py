@@ -13,6 +13,8 @@ from adapterhub.files.torch_globals import GLOBALS
 from adapterhub.files.torch_tensors import Element, Storage
 from adapterhub.files.torch_values import Budget, Global, Ordered, Parameters, Record
 
+_LEGACY = 6
+"""Parts of a storage's persistent id in a legacy file."""
 _LONG_KEY = 64
 """Characters of the key or the device of a storage."""
 
@@ -26,7 +28,7 @@ class TorchMeanings:
         self.storages: dict[str, Storage] = {}
         self.left_out: Counter[str] = Counter()
         self._find_storage = find_storage
-        self._parts = 6 if legacy else 5
+        self._parts = _LEGACY if legacy else _LEGACY - 1
         self._budget = Budget(limits)
 
     def find(self, module: str, name: str) -> Any:
@@ -62,7 +64,15 @@ class TorchMeanings:
     def check_key(self, key: Any) -> None:
         self._budget.check_key(key)
 
-    def storage(self, identifier: Any) -> Storage:
+    def persistent(self, identifier: Any) -> Any:
+        """What a persistent id stands for: a storage, or in a legacy file a module's class, which comes with its source."""
+        if self._parts == _LEGACY and type(identifier) is tuple and identifier[:1] == ("module",):
+            if len(identifier) != 4 or not isinstance(identifier[1], Global) or identifier[1].new is None:
+                raise Refusal("pickle-persistent", "a persistent id for what is no class of a module")
+            return identifier[1]
+        return self._storage(identifier)
+
+    def _storage(self, identifier: Any) -> Storage:
         """That of torch's tuple `("storage", class, key, device, elements)`; legacy files add None, for no view."""
         if type(identifier) is not tuple or len(identifier) != self._parts or identifier[0] != "storage":
             raise Refusal("pickle-persistent", "a persistent id that is not torch's for a storage")

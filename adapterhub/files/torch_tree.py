@@ -11,7 +11,7 @@ from adapterhub.files.limits import Limits
 from adapterhub.files.numpy_values import NumpyArray, NumpyType
 from adapterhub.files.package import File, Problem
 from adapterhub.files.pickle_state import Refusal, shown
-from adapterhub.files.torch_tensors import Element
+from adapterhub.files.torch_tensors import Element, Storage, rebuild
 from adapterhub.files.torch_values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
@@ -65,6 +65,8 @@ class _Tree:
         return known
 
     def _container(self, value: Any, depth: int) -> tuple[Any, int, int]:
+        if isinstance(value, Storage):
+            return rebuild(value, value.element, 0, (value.count,), (1,), self._limits), 1, 0
         if isinstance(value, Element | Global | NumpyType | NumpyArray):
             return _leaf(value), 1, 0
         if isinstance(value, Parameters):
@@ -77,7 +79,8 @@ class _Tree:
         return made, 1 + sum(count for _, count, _ in parts), 1 + max((height for _, _, height in parts), default=0)
 
 
-_MADE = (dict, list, tuple, set, Record, Parameters, Element, Global, NumpyType, NumpyArray)
+_MADE = (dict, list, tuple, set, Record, Parameters, Storage, Element, Global, NumpyType, NumpyArray)
+"""What may hold others, or be put in other terms."""
 
 
 def _renewed(held: Any, items: list[Any]) -> Any:

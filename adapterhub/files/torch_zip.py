@@ -38,8 +38,8 @@ def read_file(source: Source, limits: Limits) -> tuple[File, list[Problem]]:
     root, end = interpret(data, 0, meanings, limits)
     if end != len(data):
         raise Refusal("pickle-trailing", f"{len(data) - end} bytes follow the end of data.pkl")
-    archive.require_all_used(meanings.storages)
     file, problems = file_of(root, meanings.left_out, limits)
+    archive.require_all_used(meanings.storages)
     source.ensure_unchanged()
     return file, problems
 

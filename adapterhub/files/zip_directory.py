@@ -66,7 +66,7 @@ class _Archive:
         rows = sorted(self._rows(self.source.read(start, end - start), count), key=lambda row: row.offset)
         found: dict[str, Member] = {}
         at = 0
-        for row, following in zip(rows, [*(row.offset for row in rows[1:]), start], strict=True):
+        for row, following in zip(rows, [*(row.offset for row in rows[1:]), start][: len(rows)], strict=True):
             if row.offset != at:
                 self.refuse("zip-gap", f"bytes between members, or shared by two, at byte {min(at, row.offset)}")
             member = self._member(row, following)
@@ -116,7 +116,7 @@ class _Archive:
         if mark != b"PK\6\6" or rest != _END64.size - 12 or here or first or own != count:
             self.refuse("zip64", "the ZIP64 end record is not as it must be")
         for told, true, full in zip(short, (count, length, start), (_FULL16, _FULL32, _FULL32), strict=True):
-            if told not in (true, full) or (told == full and true < full and told != true):
+            if told not in (true, full):
                 self.refuse("zip64", "the two records of the end of the archive contradict each other")
         return count, length, start, place
 

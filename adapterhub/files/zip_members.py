@@ -47,16 +47,16 @@ def _checked(source: Source, member: Member, plain: Iterable[bytes]) -> Iterator
 
 
 def _window(source: Source, member: Member, start: int, length: int) -> Iterator[bytes]:
-    """A part of the inflated bytes, cut anew into pieces that hold whole elements."""
-    skip, gathered = start, bytearray()
+    """A part of the inflated bytes, cut anew into pieces that hold whole elements; up to the end, the end is checked."""
+    skip, gathered, whole = start, bytearray(), start + length == member.size
     for piece in _inflated(source, member):
-        gathered += piece[skip : skip + length]
-        length -= max(0, min(length, len(piece) - skip))
-        skip = max(0, skip - len(piece))
+        part = piece[skip : skip + length]
+        skip, length = max(0, skip - len(piece)), length - len(part)
+        gathered += part
         while len(gathered) >= PIECE:
             yield bytes(gathered[:PIECE])
             del gathered[:PIECE]
-        if not length and member.size > start:
+        if not length and not whole:
             break
     if gathered:
         yield bytes(gathered)
