@@ -16,6 +16,8 @@ from adapterhub.files.torch_values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"
+_LONG_WAY = 4096
+"""Characters of the keys that lead to a container inside others."""
 _ALONE = "tensor"
 """The name of a tensor that is the whole file."""
 
@@ -28,7 +30,7 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     """
     tree = _Tree(limits).plain(root, 0)[0]
     state, beside = _state(tree)
-    tensors = _named(state)
+    tensors = _named(state, limits)
     problems = [
         Problem("warning", "left-out", name, f"{count} objects of this class hold no weights and are not read")
         for name, count in sorted(left_out.items())
@@ -72,7 +74,10 @@ class _Tree:
         if isinstance(value, Parameters):
             value = value.content()
         held = value.fields if isinstance(value, Record) else value
-        parts = [self.plain(part, depth) for part in (held.values() if isinstance(held, dict) else held)]
+        if not isinstance(held, dict) and not any(isinstance(part, _MADE) and part != () for part in held):
+            return held, 1 + len(held), 1
+        inner = held.values() if isinstance(held, dict) else held
+        parts = [self.plain(part, depth) for part in inner]
         made = _renewed(held, [part for part, _, _ in parts])
         if isinstance(value, Record):
             made = Record(value.name, value.kept, made)
@@ -117,11 +122,17 @@ def _state(tree: Any) -> tuple[Any, list[Any]]:
     return tree, beside
 
 
-def _named(state: Any) -> dict[str, LazyTensor]:
+def _named(state: Any, limits: Limits) -> dict[str, LazyTensor]:
     named: dict[str, LazyTensor] = {}
+    letters = 0
     for name, tensor in _walk(state, ""):
+        letters += len(name)
         if name in named:
             raise Refusal("pickle-duplicate", f"two tensors have the name {shown(name)}")
+        if len(named) >= limits.tensors:
+            raise Refusal("too-many-tensors", f"more than {limits.tensors} tensors")
+        if letters > limits.metadata:
+            raise Refusal("pickle-names", f"names of more than {limits.metadata} characters")
         named[name] = tensor
     return named
 
@@ -133,5 +144,7 @@ def _walk(value: Any, place: str) -> Iterator[tuple[str, LazyTensor]]:
     elif isinstance(value, Record):
         yield from _walk(value.fields, place)
     elif isinstance(value, dict | list | tuple):
+        if len(place) > _LONG_WAY:
+            raise Refusal("pickle-names", f"a way of more than {_LONG_WAY} characters to a tensor: {shown(place)}")
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _walk(part, f"{place}.{key}" if place else str(key))

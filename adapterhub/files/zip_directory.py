@@ -161,12 +161,13 @@ class _Archive:
 
     def _fields(self, name: bytes, extra: bytes) -> dict[int, bytes]:
         fields: dict[int, bytes] = {}
-        while extra:
-            kind, length = struct.unpack_from("<2H", extra) if len(extra) >= 4 else (0, len(extra))
-            if 4 + length > len(extra) or kind in fields or kind == _RENAMED:
+        at = 0
+        while at < len(extra):
+            kind, length = struct.unpack_from("<2H", extra, at) if at + 4 <= len(extra) else (_RENAMED, 0)
+            start, at = at + 4, at + 4 + length
+            if at > len(extra) or kind in fields or kind == _RENAMED:
                 self.refuse("zip-extra", f"the extra fields of {shown(name)} are cut, repeated, or give another name")
-            fields[kind] = extra[4 : 4 + length]
-            extra = extra[4 + length :]
+            fields[kind] = extra[start:at]
         return fields
 
     def _member(self, row: _Row, following: int) -> Member:

@@ -69,6 +69,9 @@ STREAMS = {
         b"\x80\x04(" + text("a" * (1 << 20)) + b"\x94c_codecs\nencode\n\x94" + text("latin1") + b"\x94"
         + b"h\x01h\x00h\x02\x86R" * 200 + b"t.", "pickle-memory",
     ),
+    "a name that is made longer and longer": (
+        b"\x80\x02}" + text("a" * 5000) + b"](" + b"}" * 2000 + b"es.", "pickle-names",
+    ),
     "colliding keys": (b"\x80\x02}(" + b"".join(number(i << 40) + b"N" for i in range(16_385)) + b"u.", "pickle-keys"),
     "frame longer than the file": (framed(b"N.", 100), "pickle-cut"),
     "frame near 2**64": (framed(b"N.", 2**64 - 1), "pickle-cut"),
