@@ -1,11 +1,22 @@
 """Containers: what lies on disk, read without trust and written whole or not at all.
 
-`read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, its shards, and folders.
+`read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, its shards, and folders; `read`
+also knows the pickles of torch, and executes none.
 """
 
 from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.limits import LIMITS, Limits
-from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, File, Package, Problem
+from adapterhub.files.package import (
+    DIRECTORY,
+    SAFETENSORS,
+    SHARDED,
+    SINGLE,
+    TORCH_LEGACY,
+    TORCH_ZIP,
+    File,
+    Package,
+    Problem,
+)
 from adapterhub.files.reading import read
 from adapterhub.files.writing import DIGEST, write
 
@@ -15,6 +26,9 @@ __all__ = [
     "LIMITS",
     "SAFETENSORS",
     "SHARDED",
+    "SINGLE",
+    "TORCH_LEGACY",
+    "TORCH_ZIP",
     "File",
     "Limits",
     "Package",

@@ -24,14 +24,18 @@ def _row(rule: str, pattern: bytes, message: str, mend: str) -> Foreign:
 
 _DOWNLOAD = "Download the file itself; the address, or the permission to read it, was wrong."
 _CONVERT = "Save it as safetensors with the tool that made it."
+_RENAME = "If you trust where it comes from, name it .pt, or better, get it as safetensors."
+TORCH_MAGIC = rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+"""How a file of torch's format before 1.6 begins: with torch's magic number, pickled."""
 
 FOREIGN = (
     _row("lfs-pointer", rb"version https://git-lfs", "the file is a Git LFS pointer", "Run git lfs pull."),
     _row("html", rb"\s*<(!doctype|html|head|\?xml|!--)", "an HTML page, not a model", _DOWNLOAD),
     _row("json", rb"\s*[{\[]\s*([\"{\[\]}]|\d)", "a JSON document, not a model", _DOWNLOAD),
-    _row("pickle", rb"PK\x03\x04.*(data\.pkl|archive/)", "a torch pickle; not readable yet", _CONVERT),
+    _row("pickle", rb"PK\x03\x04.*(data\.pkl|archive/)", "a torch pickle under another name", _RENAME),
     _row("zip", rb"PK\x03\x04|PK\x05\x06", "a zip archive, not a model", "Unpack it first."),
-    _row("pickle", rb"\x80[\x01-\x05]", "a torch pickle; not readable yet", _CONVERT),
+    _row("pickle", TORCH_MAGIC, "a torch pickle under another name", _RENAME),
+    _row("pickle", rb"\x80[\x01-\x05]", "a pickle that torch.save did not write", _CONVERT),
     _row("png", rb"\x89PNG\r\n\x1a\n", "a PNG picture; not readable yet", _CONVERT),
     _row("webp", rb"RIFF....WEBP", "a WebP picture; not readable yet", _CONVERT),
     _row("jpeg", rb"\xff\xd8\xff", "a JPEG picture, not a model", _DOWNLOAD),

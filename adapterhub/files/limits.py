@@ -21,8 +21,32 @@ class Limits:
     """Characters of all metadata together."""
     document: int = 16_000_000
     """Bytes of a JSON file beside the weights, shard indexes included."""
+    opcodes: int = 1_000_000
+    """Opcodes of one pickle; a tensor takes some 35."""
+    pickle: int = 64 << 20
+    """Bytes of one pickle without its storages: `data.pkl`, or what stands before the storages of a legacy file."""
+    pickle_memory: int = 128 << 20
+    """Bytes, estimated from above, that everything which a pickle makes may take."""
+    stack: int = 100_000
+    """Values that a pickle may have on its stack."""
+    integer: int = 32
+    """Bytes of one integer in a pickle."""
+    depth: int = 64
+    """Containers in containers, in what a pickle makes."""
+    nodes: int = 1_000_000
+    """Values in the tree that a pickle makes, each counted wherever it is used."""
+    keys: int = 16_384
+    """Keys of dictionaries and members of sets that are no text: their hashes can be made to collide."""
+    records: int = 200_000
+    """Members of a zip archive."""
 
 
 LIMITS = Limits()
+ZIP_RATIO = 100
+"""How many times its stored bytes a member of a zip archive may hold, above ZIP_FREE."""
+ZIP_FREE = 1 << 20
+"""Bytes that a member may inflate to whatever its ratio."""
+EXPANSION, FREE_ELEMENTS = 16, 65_536
+"""How many times the elements of its storage a tensor may have, by strides that repeat them; and what is always free."""
 LONG_NAME = 1024
 """Characters of a tensor name above which reading warns."""

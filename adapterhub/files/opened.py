@@ -12,7 +12,7 @@ from adapterhub.errors import MalformedFile
 from adapterhub.files import foreign, safetensors
 from adapterhub.files.beside import inside, read_document
 from adapterhub.files.limits import Limits
-from adapterhub.files.package import File, Problem
+from adapterhub.files.package import SAFETENSORS, File, Problem
 from adapterhub.files.source import Source
 from adapterhub.tensors import LazyTensor
 
@@ -24,6 +24,7 @@ class Opened:
     file: File
     problems: tuple[Problem, ...]
     sources: dict[str, Source]
+    container: str = SAFETENSORS
 
 
 def is_index(name: str) -> bool:
@@ -39,14 +40,23 @@ def open_model(path: Path, limits: Limits) -> Opened:
 def open_file(path: Path, limits: Limits) -> Opened:
     """The safetensors file at `path`, its header read and checked."""
     with closing_on_error([Source(path)]) as sources:
-        source = sources[0]
-        head = source.read(0, min(source.size, foreign.SNIFFED))
-        count = safetensors.header_length(head, source.size, path, limits)
-        start = safetensors.PREFIX + count
-        raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
-        header = safetensors.parse_header(raw, source.size - start, path, limits)
-        file = File(header.tensors(source.pieces, start), header.metadata)
-        return Opened(file, tuple(header.problems), {path.name: source})
+        return read_safetensors(sources[0], sniff(sources[0]), limits)
+
+
+def sniff(source: Source) -> bytes:
+    """The first bytes of a file, or all there are."""
+    return source.read(0, min(source.size, foreign.SNIFFED))
+
+
+def read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
+    """The safetensors file that begins with `head`."""
+    path = source.path
+    count = safetensors.header_length(head, source.size, path, limits)
+    start = safetensors.PREFIX + count
+    raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
+    header = safetensors.parse_header(raw, source.size - start, path, limits)
+    file = File(header.tensors(source.pieces, start), header.metadata)
+    return Opened(file, tuple(header.problems), {path.name: source})
 
 
 def open_shards(path: Path, limits: Limits) -> Opened:

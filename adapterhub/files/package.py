@@ -12,6 +12,9 @@ from adapterhub.files.source import Source
 from adapterhub.tensors import LazyTensor
 
 SAFETENSORS, SHARDED, DIRECTORY = "safetensors", "safetensors-sharded", "directory"
+TORCH_ZIP, TORCH_LEGACY = "torch-zip", "torch-legacy"
+SINGLE = frozenset({SAFETENSORS, TORCH_ZIP, TORCH_LEGACY})
+"""Containers that are one file."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,15 @@ class Problem:
 
 @dataclass
 class File:
-    """One tensor file; tensors read from disk stand in the order of their bytes."""
+    """One tensor file; tensors read from disk stand in the order of their bytes, those of a pickle in its own.
+
+    `tree` is everything that a pickle holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and LazyTensors, and
+    a `torch_values.Record` for each object of another class.
+    """
 
     tensors: Mapping[str, LazyTensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    tree: Any = None
 
 
 @dataclass

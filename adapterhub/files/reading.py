@@ -12,19 +12,23 @@ from adapterhub.files.beside import inside
 from adapterhub.files.directories import read_documents, survey
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import Opened, closing_on_error, is_index, open_model
+from adapterhub.files.opened_torch import open_any
 from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, Package, Problem
 
 
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:
-    """The package at `path`: a safetensors file, an index of shards (`.json`), or a folder that holds one or several.
+    """The package at `path`: a safetensors or torch file, an index of shards (`.json`), or a folder that holds one or several.
 
-    Content decides what a file is, never its name. Raises UsageError where nothing or too much fits, MalformedFile
+    Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle. Raises UsageError where nothing or too much fits, MalformedFile
     for what breaks a rule, MachineFailure where the system refuses.
     """
     path = Path(path)
     if os.path.isdir(path):
         return _read_folder(path, limits)
-    return _package(path, _container(path.name), {path.name: open_model(path, limits)})
+    if is_index(path.name):
+        return _package(path, SHARDED, {path.name: open_model(path, limits)})
+    opened = open_any(path, limits)
+    return _package(path, opened.container, {path.name: opened})
 
 
 def _read_folder(path: Path, limits: Limits) -> Package:

@@ -158,7 +158,7 @@ def _write(made: Made, request: Request, opened: Source, proof: Proof) -> str | 
             prove=proof,
             reread=proof.measured,
         )
-    return next(iter(digests.values())) if package.container == files.SAFETENSORS else None
+    return next(iter(digests.values())) if package.container in files.SINGLE else None
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def _with_metadata(adapter: Adapter, note: str | None, title: str) -> Adapter:
 def _digest(opened: Source) -> str | None:
     """The sha256 of a source that is one file."""
     paths = opened.package.paths
-    return files.sha256(next(iter(paths.values()))) if opened.package.container == files.SAFETENSORS else None
+    return files.sha256(next(iter(paths.values()))) if opened.package.container in files.SINGLE else None
 
 
 def _report(

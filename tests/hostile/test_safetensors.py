@@ -167,8 +167,6 @@ REFUSED = {
     "JSON error": (b'{"error":"Repository not found"}', "json"),
     "pretty JSON": (b'{\n  "error": "Access restricted"\n}', "json"),
     "JSON array": (b'[{"a": 1}, 2]', "json"),
-    "torch pickle": (saved(old=False), "pickle"),
-    "torch pickle of old": (saved(old=True), "pickle"),
     "bare pickle": (pickle.dumps({"a": 1}), "pickle"),
     "a pickle before a safetensors file": (pickle.dumps({"a": 1}) + one(), "pickle"),
     "zip": (zipped(), "zip"),
@@ -194,6 +192,15 @@ def test_a_malformed_file_is_refused_by_the_name_of_the_rule(tmp_path: Path, wha
     assert str(path) in caught.value.message
     assert caught.value.mend
     assert caught.value.exit_status == 3
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_torch_pickle_under_the_name_of_a_safetensors_file_is_refused(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "file.safetensors"
+    path.write_bytes(saved(old))
+    with pytest.raises(MalformedFile) as caught:
+        files.read(path)
+    assert caught.value.rule == "pickle"
 
 
 LIMITED = {
