@@ -32,7 +32,7 @@ class File:
     """One tensor file; tensors read from disk stand in the order of their bytes, those of a pickle in its own.
 
     `tree` is everything that a pickle holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and LazyTensors, and
-    a `torch_values.Record` for each object of another class.
+    a `pickles.values.Record` for each object of another class.
     """
 
     tensors: Mapping[str, LazyTensor]

@@ -12,8 +12,8 @@ from adapterhub.files.beside import inside
 from adapterhub.files.directories import read_documents, survey
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import Opened, closing_on_error, is_index, open_model
-from adapterhub.files.opened_torch import open_any
 from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, Package, Problem
+from adapterhub.files.pickles.opened import open_any
 
 
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adapterhub import files
-from adapterhub.files.torch_values import Record
+from adapterhub.files.pickles.values import Record
 
 OLD = pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
 PROTOCOL = pytest.mark.parametrize("protocol", [2, 3, 4, 5])

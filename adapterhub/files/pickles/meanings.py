@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from adapterhub.files.limits import Limits
-from adapterhub.files.numpy_values import NumpyArray, NumpyType
-from adapterhub.files.pickle_state import Refusal, shown
-from adapterhub.files.torch_globals import GLOBALS
-from adapterhub.files.torch_tensors import Element, Storage
-from adapterhub.files.torch_values import Budget, Global, Ordered, Parameters, Record
+from adapterhub.files.pickles.known import GLOBALS
+from adapterhub.files.pickles.numpy_values import NumpyArray, NumpyType
+from adapterhub.files.pickles.state import Refusal, shown
+from adapterhub.files.pickles.tensors import Element, Storage
+from adapterhub.files.pickles.values import Budget, Global, Ordered, Parameters, Record
 
 _LEGACY = 6
 """Parts of a storage's persistent id in a legacy file."""

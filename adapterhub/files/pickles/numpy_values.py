@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapterhub.files.limits import Limits
-from adapterhub.files.pickle_state import Refusal, shown
-from adapterhub.files.torch_tensors import ELEMENTS, Element, Storage, rebuild
+from adapterhub.files.pickles.state import Refusal, shown
+from adapterhub.files.pickles.tensors import ELEMENTS, Element, Storage, rebuild
 from adapterhub.tensors import LazyTensor
 
 _CODES = {

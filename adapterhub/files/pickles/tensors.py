@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from adapterhub.files.limits import EXPANSION, FREE_ELEMENTS, Limits
-from adapterhub.files.pickle_state import Refusal
+from adapterhub.files.pickles.state import Refusal
 from adapterhub.tensors import Buffer, LazyTensor, Shape
 
 _HUGE = 1 << 63

@@ -7,18 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapterhub.errors import MalformedFile
-from adapterhub.files import foreign, torch_legacy, torch_zip
+from adapterhub.files import foreign
 from adapterhub.files.limits import Limits
 from adapterhub.files.opened import Opened, closing_on_error, open_file, read_safetensors, sniff
 from adapterhub.files.package import TORCH_LEGACY, TORCH_ZIP, File, Problem
-from adapterhub.files.pickle_state import Refusal
+from adapterhub.files.pickles import legacy_container, zip_container
+from adapterhub.files.pickles.state import Refusal
 from adapterhub.files.source import Source
 
 _Reader = Callable[[Source, Limits], tuple[File, list[Problem]]]
 _FORBIDS = ".safetensors"
 _READERS = (
-    (re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, torch_zip.read_file),
-    (re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, torch_legacy.read_file),
+    (re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, zip_container.read_file),
+    (re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, legacy_container.read_file),
 )
 _MEND = "Nothing in it was executed. Get it as safetensors, or from where it comes from again."
 

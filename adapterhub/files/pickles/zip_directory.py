@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 
 from adapterhub.errors import MalformedFile
 from adapterhub.files.limits import ZIP_FREE, ZIP_RATIO, Limits
-from adapterhub.files.pickle_state import shown
+from adapterhub.files.pickles.state import shown
 from adapterhub.files.source import Source
 
 STORED, DEFLATED = 0, 8

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from adapterhub.files.limits import Limits
-from adapterhub.files.pickle_opcodes import OPCODES
-from adapterhub.files.pickle_state import Meanings, Refusal, State
+from adapterhub.files.pickles.opcodes import OPCODES
+from adapterhub.files.pickles.state import Meanings, Refusal, State
 
 PROTOCOLS = range(2, 6)
 _PROTO, _STOP = 0x80, ord(".")

@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from adapterhub.errors import MalformedFile
-from adapterhub.files.pickle_state import shown
+from adapterhub.files.pickles.state import shown
+from adapterhub.files.pickles.zip_directory import STORED, Member
 from adapterhub.files.source import PIECE, Source
-from adapterhub.files.zip_directory import STORED, Member
 from adapterhub.tensors import Buffer
 
 _MEND = "The file is damaged: get it again from where it comes from."

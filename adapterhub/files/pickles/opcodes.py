@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sys import getsizeof
 from typing import Any
 
-from adapterhub.files.pickle_state import CONTAINER, ENTRY, OBJECT, SLOT, Cut, Refusal, State, shown
+from adapterhub.files.pickles.state import CONTAINER, ENTRY, OBJECT, SLOT, Cut, Refusal, State, shown
 
 Act = Callable[[State, int], int]
 _LINES = 600

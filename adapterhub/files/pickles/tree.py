@@ -8,11 +8,11 @@ from typing import Any
 
 from adapterhub.files import suspicions
 from adapterhub.files.limits import Limits
-from adapterhub.files.numpy_values import NumpyArray, NumpyType
 from adapterhub.files.package import File, Problem
-from adapterhub.files.pickle_state import Refusal, shown
-from adapterhub.files.torch_tensors import Element, Storage, rebuild
-from adapterhub.files.torch_values import Global, Parameters, Record
+from adapterhub.files.pickles.numpy_values import NumpyArray, NumpyType
+from adapterhub.files.pickles.state import Refusal, shown
+from adapterhub.files.pickles.tensors import Element, Storage, rebuild
+from adapterhub.files.pickles.values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapterhub.files.limits import Limits
-from adapterhub.files.pickle_state import Refusal
+from adapterhub.files.pickles.state import Refusal
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,10 +11,10 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from adapterhub.files.numpy_values import NumpyArray, NumpyType, array, numpy_type, scalar
-from adapterhub.files.pickle_state import Refusal
-from adapterhub.files.torch_tensors import ELEMENTS, STORAGES, Element, Storage, rebuild
-from adapterhub.files.torch_values import Budget, Global, Ordered, Parameters, Record
+from adapterhub.files.pickles.numpy_values import NumpyArray, NumpyType, array, numpy_type, scalar
+from adapterhub.files.pickles.state import Refusal
+from adapterhub.files.pickles.tensors import ELEMENTS, STORAGES, Element, Storage, rebuild
+from adapterhub.files.pickles.values import Budget, Global, Ordered, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _BYTES = ELEMENTS["uint8"]

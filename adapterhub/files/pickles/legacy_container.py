@@ -11,12 +11,12 @@ from typing import Any
 
 from adapterhub.files.limits import Limits
 from adapterhub.files.package import File, Problem
-from adapterhub.files.pickle_machine import interpret
-from adapterhub.files.pickle_state import Cut, Refusal, shown
+from adapterhub.files.pickles.machine import interpret
+from adapterhub.files.pickles.meanings import TorchMeanings
+from adapterhub.files.pickles.state import Cut, Refusal, shown
+from adapterhub.files.pickles.tensors import Storage
+from adapterhub.files.pickles.tree import file_of
 from adapterhub.files.source import Source
-from adapterhub.files.torch_meanings import TorchMeanings
-from adapterhub.files.torch_tensors import Storage
-from adapterhub.files.torch_tree import file_of
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _COUNT = 8

@@ -9,16 +9,16 @@ import re
 from collections.abc import Collection
 from functools import partial
 
-from adapterhub.files import zip_members
 from adapterhub.files.limits import Limits
 from adapterhub.files.package import File, Problem
-from adapterhub.files.pickle_machine import interpret
-from adapterhub.files.pickle_state import Refusal, shown
+from adapterhub.files.pickles import zip_members
+from adapterhub.files.pickles.machine import interpret
+from adapterhub.files.pickles.meanings import TorchMeanings
+from adapterhub.files.pickles.state import Refusal, shown
+from adapterhub.files.pickles.tensors import Storage
+from adapterhub.files.pickles.tree import file_of
+from adapterhub.files.pickles.zip_directory import Member, read_directory
 from adapterhub.files.source import Source
-from adapterhub.files.torch_meanings import TorchMeanings
-from adapterhub.files.torch_tensors import Storage
-from adapterhub.files.torch_tree import file_of
-from adapterhub.files.zip_directory import Member, read_directory
 
 _PICKLE, _DATA, _BYTE_ORDER, _VERSION = "data.pkl", "data/", "byteorder", "version"
 _RECORDS = {_PICKLE, _BYTE_ORDER, _VERSION, ".format_version", ".storage_alignment", ".data/serialization_id"}
