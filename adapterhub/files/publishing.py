@@ -90,7 +90,12 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
     """A new locked path. Another writer may take it for stale before it is locked: then the next name."""
     while True:
         path = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.partial")
-        descriptor = create(path)
+        try:
+            descriptor = create(path)
+        except FileNotFoundError:  # a folder, taken for stale before it was even open
+            if target.parent.is_dir():
+                continue
+            raise
         if _lock(descriptor) is not False and path.exists():
             return path, descriptor
         os.close(descriptor)

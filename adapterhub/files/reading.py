@@ -19,8 +19,9 @@ from adapterhub.files.pickles.opened import open_any
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:
     """The package at `path`: a safetensors or torch file, an index of shards (`.json`), or a folder that holds one or several.
 
-    Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle. Raises UsageError where nothing or too much fits, MalformedFile
-    for what breaks a rule, MachineFailure where the system refuses.
+    Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle.
+    Raises UsageError where nothing or too much fits, MalformedFile for what breaks a rule, MachineFailure where the
+    system refuses.
     """
     path = Path(path)
     if os.path.isdir(path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from adapterhub.errors import MalformedFile
@@ -11,15 +11,13 @@ from adapterhub.files import foreign
 from adapterhub.files.limits import Limits
 from adapterhub.files.opened import Opened, closing_on_error, open_file, read_safetensors, sniff
 from adapterhub.files.package import TORCH_LEGACY, TORCH_ZIP, File, Problem
-from adapterhub.files.pickles import legacy_container, zip_container
-from adapterhub.files.pickles.state import Refusal
 from adapterhub.files.source import Source
 
-_Reader = Callable[[Source, Limits], tuple[File, list[Problem]]]
 _FORBIDS = ".safetensors"
+# How a container begins, what it is called, and the module here that reads it, which few runs need.
 _READERS = (
-    (re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, zip_container.read_file),
-    (re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, legacy_container.read_file),
+    (re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, "zip_container"),
+    (re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, "legacy_container"),
 )
 _MEND = "Nothing in it was executed. Get it as safetensors, or from where it comes from again."
 
@@ -30,16 +28,20 @@ def open_any(path: Path, limits: Limits) -> Opened:
         return open_file(path, limits)
     with closing_on_error([Source(path)]) as sources:
         source, head = sources[0], sniff(sources[0])
-        for pattern, container, read_file in _READERS:
+        for pattern, container, module in _READERS:
             if pattern.match(head):
-                file, problems = _read(read_file, source, limits)
+                file, problems = _read(module, source, limits)
                 return Opened(file, tuple(problems), {path.name: source}, container)
         return read_safetensors(source, head, limits)
 
 
-def _read(read_file: _Reader, source: Source, limits: Limits) -> tuple[File, list[Problem]]:
+def _read(module: str, source: Source, limits: Limits) -> tuple[File, list[Problem]]:
+    from adapterhub.files.pickles.state import Refusal
+
+    reader = import_module(f"adapterhub.files.pickles.{module}")
     try:
-        return read_file(source, limits)
+        found: tuple[File, list[Problem]] = reader.read_file(source, limits)
+        return found
     except Refusal as refusal:
         place = "" if refusal.at is None else f" (byte {refusal.at} of the pickle)"
         raise MalformedFile(source.path, refusal.rule, f"{refusal.message}{place}", mend=_MEND) from None
