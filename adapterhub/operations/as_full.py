@@ -27,8 +27,8 @@ def as_full(
     PEFT's IA3 scales.
     """
     found = delta(tensors)
-    if stored := {role: tensor for role, tensor in tensors.items() if role in _FULL and found.name in ("full", "norm")}:
-        return stored
+    if found.name in ("full", "norm") and R.SET_WEIGHT not in tensors:
+        return {role: tensor for role, tensor in tensors.items() if role in _FULL}
     matrix = change(tensors, weight)
     shape = tuple(weight.shape) if weight is not None else weight_shape or tuple(matrix.shape)
     return {R.DIFF: lazy(matrix, dtype).reshape(*shape), **bias_of(found, tensors, base_bias, dtype)}

@@ -47,7 +47,7 @@ def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtyp
     for module, roles in adapter.modules().items():
         algorithm = algorithm_of(roles)
         made, error = (roles, 0.0)
-        if algorithm is not None and algorithm.name not in ("norm", "embedding", name):
+        if algorithm is not None and algorithm.name not in ("norm", "embedding"):
             made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
                 _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
             step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}")
@@ -72,8 +72,9 @@ def _as_full(base: Base, module: Module, roles: Roles, dtype: str | None) -> tup
 
     found, shape = deltas.delta(roles), base.shape(module, roles)
     stored = dtype or "F32"
-    if shape is None or (found.needs_base and base.weight(module) is None):
-        return as_full(roles, None, dtype=stored), 0.0  # raises NeedsBase where that is why
+    if shape is None or found.name == "full" or (found.needs_base and base.weight(module) is None):
+        weight = _weight(base, module, roles)  # without which NeedsBase is raised here, where it is needed
+        return as_full(roles, weight, dtype=stored), 0.0
 
     def chunks() -> Iterable[bytes]:
         yield as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF].read()
