@@ -14,11 +14,9 @@ from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import open_file
 from adapterhub.files.package import File
 from adapterhub.files.source import PIECE, Source, machine
-from adapterhub.tensors import DTYPE_BITS
 
 _WINDOW, _WINDOW_BYTES = 1 << 20, 1 << 16
 """The part of a file that the oldest hashes cover."""
-_ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 
 
 def sha256(path: Path) -> str:
@@ -151,7 +149,7 @@ def _kohya_header(file: File) -> int | None:
     The window of `sshs_legacy_hash` then lies in the data. None where it would not, or the order here is another, or
     there is no `ss_*`. It is Kohya's own hash if it wrote these tensors and fields with safetensors ≥ 0.3, which pads.
     """
-    tensors = sorted(file.tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+    tensors = safetensors.in_order(file.tensors)
     fields = {name: text for name, text in file.metadata.items() if name.startswith("ss_")}
     if not fields or [name for name, _ in tensors] != list(file.tensors):
         return None

@@ -28,6 +28,7 @@ SPARE = 1024
 """Spaces after a header that we write, at least: room to edit metadata in place."""
 _DAMAGED = "The file is damaged: get it again, or write it again with the tool that made it."
 _HUGE = 1 << 63
+_ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 
 
 Row = tuple[int, int, str, str, Shape]
@@ -85,6 +86,11 @@ def parse_header(raw: bytes, data_size: int, path: Path | str, limits: Limits) -
     problems += suspicions.of_names(document)
     problems += suspicions.of_metadata(metadata)
     return Header(rows, metadata, problems)
+
+
+def in_order(tensors: Mapping[str, LazyTensor]) -> list[tuple[str, LazyTensor]]:
+    """Tensors as safetensors writes them: dtypes from the widest down, then names."""
+    return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
 
 
 def render_header(tensors: Iterable[tuple[str, LazyTensor]], metadata: Mapping[str, str]) -> bytes:

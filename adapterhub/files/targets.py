@@ -12,12 +12,8 @@ from adapterhub.files.source import machine
 
 def require_file_target(path: Path, sources: Collection[Path], *, force: bool) -> None:
     """Raises UsageError unless the file `path` may be written: it is not there, or `force` and it is a file."""
-    _require_place(path)
-    if not os.path.lexists(path):
+    if _may_be_made(path, sources, force=force):
         return
-    _require_no_source(path, sources)
-    if not force:
-        raise OutputExists(path)
     if not path.is_symlink() and not path.is_file():
         raise UsageError(f"{path} is no file, and is not replaced by one", mend="Give another output path.")
 
@@ -26,12 +22,8 @@ def require_folder_target(path: Path, names: Collection[str], sources: Collectio
     """Raises UsageError unless the folder `path` may be written: it is not there, or `force` and it holds no more than
     `names`, which are about to be written.
     """
-    _require_place(path)
-    if not os.path.lexists(path):
+    if _may_be_made(path, sources, force=force):
         return
-    _require_no_source(path, sources)
-    if not force:
-        raise OutputExists(path)
     if path.is_symlink() or not path.is_dir():
         raise UsageError(f"{path} is no folder, and is not replaced by one", mend="Give another output path.")
     if strangers := sorted(_content(path) - {*names, *_folders(names)}):
@@ -39,6 +31,17 @@ def require_folder_target(path: Path, names: Collection[str], sources: Collectio
             f"{path} holds what would be lost: {', '.join(map(ascii, strangers[:5]))}",
             mend="Give another output path, or move these files away.",
         )
+
+
+def _may_be_made(path: Path, sources: Collection[Path], *, force: bool) -> bool:
+    """True where nothing is at `path`, False where `force` may replace what is; raises for everything else."""
+    _require_place(path)
+    if not os.path.lexists(path):
+        return True
+    _require_no_source(path, sources)
+    if not force:
+        raise OutputExists(path)
+    return False
 
 
 def _require_place(path: Path) -> None:

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 from adapterhub.files import publishing
 from adapterhub.files.beside import leaves
 from adapterhub.files.package import DIRECTORY, File, Package
-from adapterhub.files.safetensors import render_header, shown
+from adapterhub.files.safetensors import in_order, render_header, shown
 from adapterhub.files.source import PIECE, machine
 from adapterhub.files.streaming import Hasher, Stream, write_all
 from adapterhub.files.targets import require_file_target, require_folder_target
-from adapterhub.tensors import DTYPE_BITS, LazyTensor
+from adapterhub.tensors import LazyTensor
 
 DIGEST = "0" * 64
 """Stands in metadata for the SHA-256 of the bytes after the header, which is known only when they are written."""
-_ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 _NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 Tensors = Sequence[tuple[str, LazyTensor]]
@@ -99,8 +98,8 @@ def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str
 
 
 def _write_file(file: File, descriptor: int, wish: _Wish) -> str | None:
-    """Writes a file in safetensors' own order: dtypes from the widest down, then names; gives its SHA-256."""
-    tensors = sorted(file.tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
+    """Writes a file in safetensors' own order; gives its SHA-256."""
+    tensors = in_order(file.tensors)
     pending = [name for name in wish.hashed if DIGEST in file.metadata.get(name, "")]
     header = render_header(tensors, file.metadata)
     _allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))

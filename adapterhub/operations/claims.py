@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import adapterhub.architectures as architectures
@@ -78,22 +80,23 @@ def _private(place: str, text: str) -> Iterator[Problem]:
 
 def hashes(package: Package) -> Iterator[Problem]:
     """Stored hashes of the data that are not its hash. LyCORIS' own (`0x…`, in the order of a state dict) cannot be checked."""
+    hash_of = cache(files.data_sha256)  # both fields ask for it, and it reads the whole file
     for name, file in package.files.items():
         if name not in package.paths:
             continue  # shards
         stored = file.metadata.get("sshs_model_hash")
         if stored is not None and not stored.startswith("0x"):
-            yield from _hash("sshs_model_hash", stored, [files.data_sha256(package.paths[name])])
+            yield from _hash("sshs_model_hash", stored, [hash_of(package.paths[name])])
         stored = file.metadata.get("modelspec.hash_sha256")
         if stored is not None:
-            yield from _hash("modelspec.hash_sha256", stored, _modelspec_hashes(package, name, file))
+            yield from _hash("modelspec.hash_sha256", stored, _modelspec_hashes(hash_of, package.paths[name], file))
 
 
-def _modelspec_hashes(package: Package, name: str, file: File) -> Iterator[str]:
+def _modelspec_hashes(hash_of: Callable[[Path], str], path: Path, file: File) -> Iterator[str]:
     """The specification's hash, then OneTrainer's, which takes the tensors by name."""
     import hashlib
 
-    yield files.data_sha256(package.paths[name])
+    yield hash_of(path)
     digest = hashlib.sha256()
     for key in sorted(file.tensors):
         for chunk in file.tensors[key].chunks():

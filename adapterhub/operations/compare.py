@@ -8,9 +8,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from adapterhub.adapter import Adapter, Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, scale_of
+from adapterhub.algorithms import algorithm_of, total_scale
 from adapterhub.operations.base import Base
-from adapterhub.tensors import Buffer, LazyTensor, item
+from adapterhub.tensors import Buffer, LazyTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ def _scale(tensors: Roles) -> object:
     algorithm = algorithm_of(tensors)
     if algorithm is not None and not algorithm.factors:  # alpha is a constraint, or nothing
         return tensors[Role.ALPHA].read() if Role.ALPHA in tensors and algorithm.needs_base else None
-    return (scale_of(tensors), item(tensors[Role.SCALAR]) if Role.SCALAR in tensors else 1.0)
+    return total_scale(tensors)
 
 
 def _same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
