@@ -80,7 +80,11 @@ class Role(StrEnum):
     RESIDUAL_SIZE = "bias_size"  # (2,)
     RESIDUAL = "residual"  # A1111's `.bias`: dense, the shape of W, before alpha / r
 
-    VECTORS = "vectors"  # a bundled embedding: (n, width) or (width,), under component "embedding"
+    VECTORS = "vectors"  # an embedding: (n, width) or (width,), module its token; in a LoRA under component "embedding"
+    OUTPUT_VECTORS = "output_vectors"  # (n, width): added behind the text encoder (OneTrainer)
+
+    LAYER_WEIGHT = "layer_weight"  # a hypernetwork's layer: linear (out, in), norm (out,), PReLU's slope (1,)
+    LAYER_BIAS = "layer_bias"  # (out,)
 
 
 class Key(NamedTuple):

@@ -69,11 +69,14 @@ ALGORITHMS = (
     Algorithm("glora", _sets({R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2}), _COMMON - {R.DORA_SCALE},
               ((R.GLORA_A1, R.GLORA_A2), (R.GLORA_B1, R.GLORA_B2)), needs_base=True),
 )  # fmt: skip
-BUNDLED = Algorithm("embedding", _sets({R.VECTORS}))
-"""Not an algorithm of a module: an embedding that travels inside a LoRA file."""
+OTHERS = (
+    Algorithm("embedding", _sets({R.VECTORS}, {R.OUTPUT_VECTORS}, {R.VECTORS, R.OUTPUT_VECTORS})),
+    Algorithm("layer", _sets({R.LAYER_WEIGHT}, {R.LAYER_WEIGHT, R.LAYER_BIAS})),
+)
+"""No algorithms of modules: a token of an embedding, alone or inside a LoRA file; a layer of a hypernetwork."""
 
-BY_NAME = {row.name: row for row in (*ALGORITHMS, BUNDLED)}
-_MARKED = tuple((row, row.markers) for row in ALGORITHMS)
+BY_NAME = {row.name: row for row in (*ALGORITHMS, *OTHERS)}
+_MARKED = tuple((row, row.markers) for row in (*OTHERS, *ALGORITHMS))
 
 
 def algorithm_of(tensors: Roles) -> Algorithm | None:
@@ -85,8 +88,6 @@ def algorithm_of(tensors: Roles) -> Algorithm | None:
 
 @lru_cache(maxsize=4096)
 def _called_for(roles: tuple[Role, ...]) -> Algorithm | None:
-    if R.VECTORS in roles:
-        return BUNDLED
     return next((row for row, markers in _MARKED if not markers.isdisjoint(roles)), None)
 
 

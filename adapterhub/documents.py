@@ -51,6 +51,36 @@ class Token(Document):
     widths: dict[str, int] = Field(description="the length of a vector, by component")
 
 
+class HypernetworkStructure(Document):
+    """The shape of every net of a hypernetwork. A safetensors file holds it as JSON in the metadata field
+    `adapterhub.hypernetwork`, beside tensors called `hypernet.WIDTH.NET.PART.NUMBER.weight` and `.bias`: NET is `k` or `v`,
+    PART `linear`, `norm`, `activation` (PReLU's slope) or `upsample`, NUMBER counts from 0 in each part.
+
+    A net changes a context x into x + strength · f(x). For each layer, f is a linear layer, the activation, a layer norm and
+    a dropout, each if there is one; from layer to layer x grows to the multiples in `layer_structure` of its width.
+    """
+
+    widths: list[Annotated[int, Field(gt=0, lt=100_000)]] = Field(description="the widths of contexts that it changes")
+    layer_structure: list[Annotated[int | float, Field(gt=0, lt=10_000)]] = Field(
+        min_length=2, description="how many times the width the input and each layer are wide; the first and last are 1"
+    )
+    activation: str = Field(default="linear", description="A1111's name of the activation; linear for none")
+    activate_output: bool = Field(default=False, description="whether it stands behind the last layer too")
+    layer_norm: bool = Field(default=False, description="whether a layer norm stands behind every layer, the last included")
+    dropout: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        default=None, description="the probability at the input and behind each layer, in training; null for none"
+    )
+    weight_initialization: str | None = Field(default=None, description="how it was initialized")
+    skip_connection: bool = Field(
+        default=False,
+        description="whether each layer is added to its input, and strength interpolates: x + strength · (f(x) - x)",
+    )
+    upsample_linear: bool = Field(
+        default=False,
+        description="with skip_connection: whether a matrix brings the input to the layer's width, or its nearest values do",
+    )
+
+
 class Hashes(Document):
     """Digests of one file, in hexadecimal, as other tools compute them; null where one does not apply."""
 
@@ -168,6 +198,26 @@ class Conversion(Document):
     seconds: float = Field(description="wall time")
 
 
+class Combination(Document):
+    """What became of one or several files together: `adapterhub hypernetwork scale` and `merge`."""
+
+    command: str = Field(description="the command that wrote the target")
+    sources: list[Source] = Field(description="what was read, in order")
+    weights: list[float] = Field(description="how much of each source the target does")
+    target: Target = Field(description="what was written")
+    exactness: Exactness = Field(description="how far the target does what the sources together did")
+    max_error: float | None = Field(
+        default=None,
+        description="the largest difference from what the sources do to random contexts, over the largest change, measured on "
+                    "the written file; null if not measured",
+    )  # fmt: skip
+    modules: int = Field(description="how many nets were compared, or would be")
+    entries: list[LedgerEntry] = Field(description="the ledger; each key stands behind the number of its source, from 0")
+    summary: dict[Action, int] = Field(description="source tensors by action")
+    problems: list[Problem] = Field(default_factory=list, description="what was odd about the sources")
+    seconds: float = Field(description="wall time")
+
+
 class ModuleDifference(Document):
     """How far two files differ in one module."""
 
@@ -199,8 +249,10 @@ class LayoutInfo(Document):
     name: str = Field(description="what --to takes")
     kind: Kind = Field(description="what its files are for")
     summary: str = Field(description="what it is, in a line")
-    container: Container = Field(description="how its bytes are stored when it is written")
-    suffix: str = Field(description="how its files end when they are written; empty for a folder")
+    container: Container | None = Field(default=None, description="how its bytes are stored when it is written")
+    suffix: str = Field(
+        description="how its files end when they are written; empty for a folder, or if it is only read"
+    )
     reads: bool = Field(default=True, description="whether adapterhub reads it")
     writes: bool = Field(default=True, description="whether adapterhub writes it")
     tools: list[str] = Field(default_factory=list, description="what --for takes to choose it")
@@ -236,6 +288,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "inspection": Inspection,
     "validation": Validation,
     "conversion": Conversion,
+    "combination": Combination,
+    "hypernetwork": HypernetworkStructure,
     "difference": Difference,
     "layout": LayoutInfo,
     "architecture": ArchitectureInfo,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from adapterhub.adapter import Adapter, Role, Roles
+from adapterhub.adapter import Adapter, Kind, Role, Roles
 from adapterhub.algorithms import algorithm_of, scale_of, total_scale
 from adapterhub.tensors import FLOATS, LazyTensor, item, values
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 VERSION = b"adapterhub fingerprint 1"
 _SCALE_BITS = 20
+STRUCTURE = "adapterhub.hypernetwork"
+"""The metadata field that tells a hypernetwork's layers."""
+_ACTS = ("activation", "activate_output", "skip_connection", "upsample_linear")
 _ALPHA_CONSTRAINS = ("oft", "boft")
 _IN_SCALE = frozenset({Role.ALPHA, Role.SCALE, Role.SCALAR})
 
@@ -27,7 +31,8 @@ def fingerprint(adapter: Adapter) -> str:
     Covered: component, module path, algorithm and the exact values of its tensors, alpha / rank included. A power of two
     may sit in any factor, in alpha or be folded: each product counts once, as mantissas and one exponent, and one that is
     zero as nothing at all. Shapes count as rows times the rest (1×1 convolution = linear, flattened kernels), dtypes do
-    not count: float16 values stored as float32 are the same. PEFT's IA3 multipliers count as LyCORIS stores them.
+    not count: float16 values stored as float32 are the same. PEFT's IA3 multipliers count as LyCORIS stores them. Tokens of
+    an embedding count by their order and not by what they are called; of a hypernetwork its activations count too.
 
     Not covered: metadata, architecture, the split of a product in other ways (another basis of the same ΔW), another
     algorithm with the same ΔW, and a cast that changes values, which gives another fingerprint: `diff` measures those.
@@ -37,12 +42,29 @@ def fingerprint(adapter: Adapter) -> str:
     import numpy as np
 
     digest = hashlib.sha256(VERSION)
+    digest.update(_structure(adapter))
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
-        for (component, module), tensors in sorted(adapter.modules().items()):
+        for (component, module), tensors in _named(adapter):
             digest.update(f"\n{component}\0{module}\0".encode())
             for part in _module(tensors):
                 digest.update(part)
     return digest.hexdigest()
+
+
+def _structure(adapter: Adapter) -> bytes:
+    """What acts in a hypernetwork beside its numbers; nothing of the kind in other adapters."""
+    if adapter.kind is not Kind.HYPERNETWORK:
+        return b""
+    told = json.loads(adapter.metadata.get(STRUCTURE, "{}"))
+    return json.dumps([told.get(name) for name in _ACTS]).encode()
+
+
+def _named(adapter: Adapter) -> list[tuple[tuple[str, str], Roles]]:
+    """The modules under names that are the same in every layout: tokens by their place in the file."""
+    if adapter.kind is not Kind.EMBEDDING:
+        return sorted(adapter.modules().items())
+    tokens = list(dict.fromkeys(module.module for module in adapter.modules()))
+    return sorted(((part, str(tokens.index(token))), roles) for (part, token), roles in adapter.modules().items())
 
 
 def _module(tensors: Roles) -> Iterable[bytes]:
@@ -97,6 +119,8 @@ def _scale_text(scale: Fraction | float, exponent: int) -> str:
 def _apart(role: Role, tensors: Roles) -> Iterator[bytes]:
     """A tensor outside the products, in the terms of LyCORIS: IA3's w = l - 1 and its axis, biases and residuals scaled."""
     tensor = tensors[role]
+    if role is Role.VECTORS and len(tensor.shape) == 1:
+        tensor = tensor.reshape(1, *tensor.shape)
     if role is Role.IA3_L:
         on_input = len(tensor.shape) > 1 and tensor.shape[0] == 1 < tensor.size
         yield f"{Role.ON_INPUT}{on_input}".encode()

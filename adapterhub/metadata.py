@@ -10,33 +10,38 @@ from collections.abc import Mapping
 from functools import cache
 
 import adapterhub.architectures as architectures
+from adapterhub.adapter import Kind
 from adapterhub.architectures import Architecture
 from adapterhub.files import DIGEST
 
 SPEC = "1.0.1"
 # Hashes of the tensor data, as a template around the digest. `sshs_legacy_hash` covers bytes of the old header too and
 # cannot be made true, so it goes.
-_HASHES = {"sshs_model_hash": DIGEST, "modelspec.hash_sha256": f"0x{DIGEST}"}
+_SPEC_HASH = "modelspec.hash_sha256"
+_HASHES = {"sshs_model_hash": DIGEST, _SPEC_HASH: f"0x{DIGEST}"}
 HASHED = frozenset(_HASHES)
 """Fields whose DIGEST the writer replaces by the sha256 of the tensor data."""
 
-_LORA = "/lora"
+_KINDS = {Kind.LORA: "/lora", Kind.EMBEDDING: "/textual-inversion", Kind.HYPERNETWORK: "/hypernetwork"}
+"""ModelSpec's endings of an architecture's id; it has none for hypernetworks, and the rule gives one."""
 _KOHYA = ("ss_base_model_version", "ss_v2")
 _UNTRUE_AFTER_A_CHANGE = ("sshs_legacy_hash",)
 
 
-def renewed(metadata: Mapping[str, str], model: Architecture, title: str) -> dict[str, str]:
+def renewed(metadata: Mapping[str, str], model: Architecture, title: str, kind: Kind = Kind.LORA) -> dict[str, str]:
     """The metadata of a new file for `model`: what readers filter by is there and true, the rest as it was.
 
     `title` is used where the old file had none. What names the same model otherwise stays (SD 2's v-prediction twin,
     "sdxl_…"). A1111 takes any file with metadata for SD 1 unless Kohya's two fields say something else.
     """
     fields = {name: text for name, text in metadata.items() if name not in _UNTRUE_AFTER_A_CHANGE}
-    if not _is_told(fields.get("modelspec.architecture", ""), model):
-        fields["modelspec.architecture"] = f"{model.modelspec}{_LORA}"
+    if not _is_told(fields.get("modelspec.architecture", ""), model, kind):
+        fields["modelspec.architecture"] = f"{model.modelspec}{_KINDS[kind]}"
     fields.setdefault("modelspec.sai_model_spec", SPEC)
     fields.setdefault("modelspec.implementation", model.told.implementation)
     fields.setdefault("modelspec.title", title)
+    if kind is not Kind.LORA:
+        return {**fields, _SPEC_HASH: _HASHES[_SPEC_HASH]}
     if claimed({name: text for name, text in fields.items() if name in _KOHYA}) != model.name:
         fields |= {"ss_base_model_version": model.told.base_model_version[0], "ss_v2": model.told.v2}
     return {**fields, **_HASHES}
@@ -63,14 +68,14 @@ def contradictions(metadata: Mapping[str, str], ranks: set[int], model: Architec
     if dim.isdigit() and ranks and int(dim) not in ranks:
         found.append(("ss_network_dim", f"says {dim}, and the ranks are {', '.join(map(str, sorted(ranks)))}"))
     told = metadata.get("modelspec.architecture")
-    if told and not _is_told(told.partition("/")[0] + _LORA, model):
+    if told and told.partition("/")[0] not in model.told.modelspec:
         found.append(("modelspec.architecture", f"says {told!r}, and the tensors fit {model.modelspec}"))
     return found
 
 
-def _is_told(id_: str, model: Architecture) -> bool:
+def _is_told(id_: str, model: Architecture, kind: Kind) -> bool:
     """Whether an id is one of `model`'s, spelled as Forge compares it."""
-    return id_.endswith(_LORA) and id_.removesuffix(_LORA) in model.told.modelspec
+    return id_.endswith(_KINDS[kind]) and id_.removesuffix(_KINDS[kind]) in model.told.modelspec
 
 
 @cache

@@ -1,6 +1,7 @@
 """LazyTensor: dtype and shape now, bytes on demand. Everything here is exact on bytes, for every dtype, without torch.
 
-Dtypes carry the names of safetensors (its `Dtype` enum, 0.8). Bytes are little-endian and row-major.
+Dtypes carry the names of safetensors (its `Dtype` enum, 0.8); torch's complex128, which it lacks, is C128. Bytes are
+little-endian and row-major.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ DTYPE_BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+_BITS = {**DTYPE_BITS, "C128": 128}
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 """Dtypes whose values adapterhub computes with; every other one is only ever moved as bytes."""
 
@@ -37,7 +39,7 @@ _COPY_BYTES = 1 << 22
 
 def length(dtype: str, shape: Shape) -> int:
     """The bytes that a tensor of `dtype` and `shape` takes. ValueError where a packed dtype ends inside a byte."""
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    bits = math.prod(shape) * _BITS[dtype]
     if bits % 8:
         raise ValueError(f"{dtype} of shape {list(shape)} ends inside a byte")
     return bits // 8
@@ -77,8 +79,8 @@ class LazyTensor:
     def transpose(self) -> LazyTensor:
         """Rows for columns of a 2-D tensor of whole bytes."""
         rows, columns = self.shape
-        width = DTYPE_BITS[self.dtype] // 8
-        if DTYPE_BITS[self.dtype] % 8:
+        width = _BITS[self.dtype] // 8
+        if _BITS[self.dtype] % 8:
             raise ValueError(f"{self.dtype} is packed and cannot be transposed")
 
         def chunks() -> Iterator[Buffer]:

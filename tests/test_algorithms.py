@@ -8,8 +8,8 @@ import pytest
 from adapterhub.adapter import Role
 from adapterhub.algorithms import (
     ALGORITHMS,
-    BUNDLED,
     BY_NAME,
+    OTHERS,
     algorithm_of,
     extent,
     fits,
@@ -141,8 +141,8 @@ def test_alpha_or_a_magnitude_alone_call_for_no_algorithm(shapes):
 
 
 def test_an_embedding_that_travels_along_is_no_algorithm_of_a_module():
-    assert algorithm_of(roles({R.VECTORS: (2, 768)})) is BUNDLED
-    assert BUNDLED not in ALGORITHMS
+    assert algorithm_of(roles({R.VECTORS: (2, 768)})) is OTHERS[0]
+    assert not {*OTHERS} & {*ALGORITHMS}
 
 
 def test_lycoris_order_decides_between_algorithms():

@@ -12,7 +12,10 @@ from adapterhub.cli.options import PATH, as_json, base, debug
 from adapterhub.cli.terminal import columns, counts, number, problems, write, write_json
 
 if TYPE_CHECKING:
-    from adapterhub.documents import Conversion
+    from adapterhub.documents import Conversion, LedgerEntry
+
+SHOWN = 20
+"""How many dropped entries are shown to people; --json has them all."""
 
 
 @click.command("convert")
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 @click.option("--as", "as_algorithm", type=click.Choice(["lora", "full"]), help="Rewrite other algorithms as this one.")
 @click.option("--rank", type=click.IntRange(min=1), help="With --as lora: the rank, if it may be approximate.")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast the numbers.")
+@click.option("--token", metavar="TEXT", help="An embedding's new token.")
+@click.option("--image", metavar="PICTURE", type=PATH, help="With --to a1111-image: the picture to write it onto.")
+@click.option(
+    "--extract-embeddings", is_flag=True, help="Write the embeddings that travel in a LoRA, and nothing else."
+)
+@click.option("--fit", is_flag=True, help="Fit a hypernetwork that is not linear by least squares, to fold it.")
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
 @base
 @click.option("--allow-loss", is_flag=True, help="Drop what the layout has no place for, and list it.")
@@ -36,8 +45,6 @@ if TYPE_CHECKING:
 @as_json
 @debug
 def command(source: Path, target: str, no_check: bool, as_json: bool, **options: Any) -> None:
-    if (options["to"] is None) == (options["for_tool"] is None):
-        raise click.UsageError("Give either --to LAYOUT or --for TOOL.")
     done = adapterhub.convert(source, target, check=not no_check, **options)
     write_json(done) if as_json else write("\n".join(describe(done)))
 
@@ -51,5 +58,11 @@ def describe(done: Conversion) -> list[str]:
         ("ledger", counts({action: n for action, n in done.summary.items() if n}) or "nothing to do"),
         ("proof", f"{done.exactness}{error or ', not measured'}"),
     ]
-    drops = [(f"  drop {', '.join(entry.source)}:", entry.reason) for entry in done.entries if entry.action == "drop"]
-    return columns(rows) + columns(drops) + problems(done.problems)
+    return columns(rows) + dropped(done.entries) + problems(done.problems)
+
+
+def dropped(entries: list[LedgerEntry]) -> list[str]:
+    """What was left out and why, the first of many."""
+    drops = [(f"  drop {', '.join(entry.source)}:", entry.reason) for entry in entries if entry.action == "drop"]
+    more = [f"  ... and {len(drops) - SHOWN} more"] if len(drops) > SHOWN else []
+    return columns(drops[:SHOWN]) + more if drops else []

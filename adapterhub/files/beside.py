@@ -1,4 +1,4 @@
-"""What stands beside the weights: small JSON documents, and the names by which one file refers to another."""
+"""What stands beside the weights: small documents, and the names by which one file refers to another."""
 
 from __future__ import annotations
 
@@ -16,13 +16,27 @@ _LEAVES = re.compile(r"(\A|[/\\])\.\.([/\\]|\Z)|\A[/\\~]|\A[A-Za-z]:|[\0\\]|\A\Z
 
 def read_document(path: Path, limits: Limits) -> Any:
     """The JSON document at `path`. MalformedFile where it is too large, no JSON, or repeats a name."""
+    content = _content(path, limits, "json-too-large")
+    try:
+        return strict_json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, "json", f"this is not JSON: {error}") from None
+
+
+def read_text(path: Path, limits: Limits) -> str:
+    """The text at `path`, its ends of lines as they are. MalformedFile where it is too large, or no UTF-8."""
+    try:
+        return _content(path, limits, "text-too-large").decode()
+    except UnicodeDecodeError as error:
+        raise _malformed(path, "text-not-utf8", f"the text is not UTF-8 at byte {error.start}") from None
+
+
+def _content(path: Path, limits: Limits, rule: str) -> bytes:
     source = Source(path)
     try:
         if source.size > limits.document:
-            raise _malformed(path, "json-too-large", f"{source.size} bytes, above the limit of {limits.document}")
-        return strict_json.loads(source.read(0, source.size).decode())
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, "json", f"this is not JSON: {error}") from None
+            raise _malformed(path, rule, f"{source.size} bytes, above the limit of {limits.document}")
+        return source.read(0, source.size)
     finally:
         source.close()
 

@@ -25,6 +25,7 @@ def _row(rule: str, pattern: bytes, message: str, mend: str) -> Foreign:
 _DOWNLOAD = "Download the file itself; the address, or the permission to read it, was wrong."
 _CONVERT = "Save it as safetensors with the tool that made it."
 _RENAME = "If you trust where it comes from, name it .pt, or better, get it as safetensors."
+_PICTURE = "If it holds an embedding, give it the name of a picture again."
 TORCH_MAGIC = rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """How a file of torch's format before 1.6 begins: with torch's magic number, pickled."""
 
@@ -36,8 +37,8 @@ FOREIGN = (
     _row("zip", rb"PK\x03\x04|PK\x05\x06", "a zip archive, not a model", "Unpack it first."),
     _row("pickle", TORCH_MAGIC, "a torch pickle under another name", _RENAME),
     _row("pickle", rb"\x80[\x01-\x05]", "a pickle that torch.save did not write", _CONVERT),
-    _row("png", rb"\x89PNG\r\n\x1a\n", "a PNG picture; not readable yet", _CONVERT),
-    _row("webp", rb"RIFF....WEBP", "a WebP picture; not readable yet", _CONVERT),
+    _row("png", rb"\x89PNG\r\n\x1a\n", "a PNG picture under another name", _PICTURE),
+    _row("webp", rb"RIFF....WEBP", "a WebP picture under another name", _PICTURE),
     _row("jpeg", rb"\xff\xd8\xff", "a JPEG picture, not a model", _DOWNLOAD),
     _row("gguf", rb"GGUF", "a GGUF file, which adapterhub does not read", _CONVERT),
     _row("hdf5", rb"\x89HDF\r\n\x1a\n", "an HDF5 file, which adapterhub does not read", _CONVERT),

@@ -39,6 +39,12 @@ class Limits:
     """Keys of dictionaries and members of sets that are no text: their hashes can be made to collide."""
     records: int = 200_000
     """Members of a zip archive."""
+    pixels: int = 64_000_000
+    """Pixels of a picture."""
+    decoded: int = 12_000_000
+    """Pixels of a picture that is decoded to look for strips, which takes up to 20 bytes for each."""
+    payload: int = 32_000_000
+    """Bytes of the JSON inside a picture; a fourth of them where it is not ASCII."""
 
 
 LIMITS = Limits()

@@ -1,30 +1,22 @@
-"""One model as it lies on disk: in one safetensors file, or in shards that an index joins."""
+"""One model as it lies on disk: in one file, or in shards that an index joins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adapterhub.errors import MalformedFile
-from adapterhub.files import foreign, safetensors
+from adapterhub.files import containers, safetensors
 from adapterhub.files.beside import inside, read_document
+from adapterhub.files.containers import TORCH, Opened, closing_on_error
 from adapterhub.files.limits import Limits
-from adapterhub.files.package import SAFETENSORS, File, Problem
-from adapterhub.files.source import Source
+from adapterhub.files.package import SAFETENSORS, File
 from adapterhub.tensors import LazyTensor
 
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A file, what was odd about it, and the sources behind its tensors by their names: itself, or its shards."""
-
-    file: File
-    problems: tuple[Problem, ...]
-    sources: dict[str, Source]
-    container: str = SAFETENSORS
+_OF_TORCH = re.compile(r"\.bin\.(\w+\.)?index(\.\w+)?\.json\Z")
+"""The only indexes whose shards may be files of torch."""
 
 
 def is_index(name: str) -> bool:
@@ -32,61 +24,36 @@ def is_index(name: str) -> bool:
     return name.endswith(".json")
 
 
-def open_model(path: Path, limits: Limits) -> Opened:
-    """The model at `path`: a safetensors file, or the shards that an index joins."""
-    return open_shards(path, limits) if is_index(path.name) else open_file(path, limits)
-
-
 def open_file(path: Path, limits: Limits) -> Opened:
-    """The safetensors file at `path`, its header read and checked."""
-    with closing_on_error([Source(path)]) as sources:
-        return read_safetensors(sources[0], sniff(sources[0]), limits)
+    """The safetensors file at `path`, its header read and checked; nothing else is accepted."""
+    return containers.open_file(path, limits, among=())
 
 
-def sniff(source: Source) -> bytes:
-    """The first bytes of a file, or all there are."""
-    return source.read(0, min(source.size, foreign.SNIFFED))
-
-
-def read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
-    """The safetensors file that begins with `head`."""
-    path = source.path
-    count = safetensors.header_length(head, source.size, path, limits)
-    start = safetensors.PREFIX + count
-    raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
-    header = safetensors.parse_header(raw, source.size - start, path, limits)
-    file = File(header.tensors(source.pieces, start), header.metadata)
-    return Opened(file, tuple(header.problems), {path.name: source})
+def open_model(path: Path, limits: Limits, *, name: str = "") -> Opened:
+    """The model at `path`, called `name` before links were followed: a file, or the shards that an index joins."""
+    return open_shards(path, limits) if is_index(name or path.name) else containers.open_file(path, limits, name=name)
 
 
 def open_shards(path: Path, limits: Limits) -> Opened:
     """The shards that the index at `path` names, joined in the order of their names."""
     index = read_document(path, limits)
     weight_map = _weight_map(index, path)
+    among = TORCH if _OF_TORCH.search(path.name) else ()
     parts: dict[str, Opened] = {}
     with closing_on_error([]) as sources:
         for name in sorted(set(weight_map.values())):
             shard = inside(path.parent, name, path)
             if not shard.exists():
                 raise MalformedFile(path, "missing-shard", f"the shard {name!r} is not there", mend="Get it too.")
-            parts[name] = open_file(shard, limits)
+            parts[name] = containers.open_file(shard, limits, name=name, among=among)
             sources.extend(parts[name].sources.values())
         tensors = _join({name: part.file.tensors for name, part in parts.items()}, weight_map, path)
         _require_total(index, tensors, path)
         metadata = {key: text for part in parts.values() for key, text in part.file.metadata.items()}
         problems = tuple(problem for part in parts.values() for problem in part.problems)
-        return Opened(File(tensors, metadata), problems, dict(zip(parts, sources, strict=True)))
-
-
-@contextmanager
-def closing_on_error(sources: list[Source]) -> Iterator[list[Source]]:
-    """Closes `sources`, and what was added to them, if something goes wrong inside."""
-    try:
-        yield sources
-    except BaseException:
-        for source in sources:
-            source.close()
-        raise
+        container = next((part.file.container for part in parts.values()), SAFETENSORS)
+        file = File(tensors, metadata, container=container)
+        return Opened(file, problems, dict(zip(parts, sources, strict=True)))
 
 
 def _weight_map(index: Any, path: Path) -> dict[str, str]:
@@ -94,7 +61,7 @@ def _weight_map(index: Any, path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise MalformedFile(
             path, "not-an-index", "a JSON file, but no index of shards (weight_map: name → file)",
-            mend="Give the safetensors file itself, or its folder.",
+            mend="Give the weights themselves, or their folder.",
         )  # fmt: skip
     return weight_map
 
@@ -126,9 +93,21 @@ def _broken(path: Path, rule: str, names: Sequence[str], what: str) -> Malformed
 def _require_total(index: dict[str, Any], tensors: Mapping[str, LazyTensor], path: Path) -> None:
     metadata = index.get("metadata")
     stated = metadata.get("total_size") if isinstance(metadata, dict) else None
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    if stated is not None and stated != total:
+    totals = _totals(tensors, path)
+    if stated is not None and stated not in totals:
         raise MalformedFile(
-            path, "total-size", f"the index counts {stated!r} bytes of tensors, the shards hold {total}",
+            path, "total-size", f"the index counts {stated!r} bytes of tensors, the shards hold {totals[0]}",
             mend="Get the index and all shards again.",
         )  # fmt: skip
+
+
+def _totals(tensors: Mapping[str, LazyTensor], path: Path) -> list[int]:
+    """What an index may count: the bytes of all tensors or, as huggingface_hub does for torch (`serialization/_torch.py`),
+    those of their storages, each once.
+    """
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if not _OF_TORCH.search(path.name):
+        return [total]
+    from adapterhub.files.pickles.tensors import stored_bytes
+
+    return [total, stored_bytes(tensors.values())]

@@ -13,7 +13,8 @@ from adapterhub.tensors import LazyTensor
 
 SAFETENSORS, SHARDED, DIRECTORY = "safetensors", "safetensors-sharded", "directory"
 TORCH_ZIP, TORCH_LEGACY = "torch-zip", "torch-legacy"
-SINGLE = frozenset({SAFETENSORS, TORCH_ZIP, TORCH_LEGACY})
+PNG, WEBP = "png", "webp"
+SINGLE = frozenset({SAFETENSORS, TORCH_ZIP, TORCH_LEGACY, PNG, WEBP})
 """Containers that are one file."""
 
 
@@ -31,13 +32,16 @@ class Problem:
 class File:
     """One tensor file; tensors read from disk stand in the order of their bytes, those of a pickle in its own.
 
-    `tree` is everything that a pickle holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and LazyTensors, and
-    a `pickles.values.Record` for each object of another class.
+    `tree` is everything that a pickle or a picture holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and
+    LazyTensors, and a `pickles.values.Record` for each object of another class. `container` is how the file is stored, or
+    is to be written; a picture is written onto `cover`, or onto a plain card.
     """
 
     tensors: Mapping[str, LazyTensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     tree: Any = None
+    container: str = SAFETENSORS
+    cover: Path | None = None
 
 
 @dataclass
@@ -62,7 +66,7 @@ class Package:
         cls, files: Mapping[str, File], documents: Mapping[str, Any] | None = None, container: str | None = None
     ) -> Package:
         """A package that is not on disk yet: a directory where there are documents or several files."""
-        guess = DIRECTORY if documents or len(files) != 1 else SAFETENSORS
+        guess = DIRECTORY if documents or len(files) != 1 else next(iter(files.values())).container
         return cls(None, container or guess, files, documents or {})
 
     @property

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.files.beside import inside
+from adapterhub.files.containers import Opened, closing_on_error
 from adapterhub.files.directories import read_documents, survey
 from adapterhub.files.limits import LIMITS, Limits
-from adapterhub.files.opened import Opened, closing_on_error, is_index, open_model
-from adapterhub.files.package import DIRECTORY, SAFETENSORS, SHARDED, Package, Problem
-from adapterhub.files.pickles.opened import open_any
+from adapterhub.files.opened import is_index, open_model
+from adapterhub.files.package import DIRECTORY, SHARDED, Package, Problem
 
 
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:
-    """The package at `path`: a safetensors or torch file, an index of shards (`.json`), or a folder that holds one or several.
+    """The package at `path`: a safetensors or torch file, a picture with an embedding in it, an index of shards (`.json`),
+    or a folder that holds one or several of these.
 
     Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle.
     Raises UsageError where nothing or too much fits, MalformedFile for what breaks a rule, MachineFailure where the
@@ -26,10 +27,8 @@ def read(path: Path, *, limits: Limits = LIMITS) -> Package:
     path = Path(path)
     if os.path.isdir(path):
         return _read_folder(path, limits)
-    if is_index(path.name):
-        return _package(path, SHARDED, {path.name: open_model(path, limits)})
-    opened = open_any(path, limits)
-    return _package(path, opened.container, {path.name: opened})
+    opened = open_model(path, limits)
+    return _package(path, _container(path.name, opened), {path.name: opened})
 
 
 def _read_folder(path: Path, limits: Limits) -> Package:
@@ -39,9 +38,9 @@ def _read_folder(path: Path, limits: Limits) -> Package:
     with closing_on_error([]) as sources:
         for name in contents.weights:
             real = inside(path, name, path)
-            models[name] = open_model(path / name if is_index(name) else real, limits)
+            models[name] = open_model(path / name if is_index(name) else real, limits, name=name)
             sources.extend(models[name].sources.values())
-    container = DIRECTORY if contents.whole else _container(contents.weights[0])
+    container = DIRECTORY if contents.whole else _container(*next(iter(models.items())))
     return _package(path, container, models, documents, [*odd, *problems])
 
 
@@ -66,8 +65,8 @@ def _package(
     )
 
 
-def _container(name: str) -> str:
-    return SHARDED if is_index(name) else SAFETENSORS
+def _container(name: str, model: Opened) -> str:
+    return SHARDED if is_index(name) else model.file.container
 
 
 def _joined(name: str) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adapterhub.errors import MalformedFile
+from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import foreign, strict_json, suspicions
 from adapterhub.files.limits import FORMAT_HEADER_BYTES, Limits
 from adapterhub.files.package import Problem
@@ -89,7 +89,13 @@ def parse_header(raw: bytes, data_size: int, path: Path | str, limits: Limits) -
 
 
 def in_order(tensors: Mapping[str, LazyTensor]) -> list[tuple[str, LazyTensor]]:
-    """Tensors as safetensors writes them: dtypes from the widest down, then names."""
+    """Tensors as safetensors writes them: dtypes from the widest down, then names. UsageError for a dtype it lacks."""
+    if strays := [name for name, tensor in tensors.items() if tensor.dtype not in _ORDER]:
+        dtype = tensors[strays[0]].dtype
+        raise UsageError(
+            f"safetensors has no {dtype}, which {len(strays)} tensors have: {shown(strays[0])}",
+            mend="Write a file of torch, or give these tensors another dtype first.",
+        )
     return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from queue import Queue
 from threading import Thread
 from types import TracebackType
 
+from adapterhub.files.safetensors import shown
 from adapterhub.files.source import PIECE
-from adapterhub.tensors import Buffer
+from adapterhub.tensors import Buffer, LazyTensor
 
 _GATHERED = 1 << 20
 """Bytes below which pieces are joined before they are written."""
@@ -16,6 +19,7 @@ _BEHIND = 16 << 20
 """Bytes after which the system is told to begin with writing them out, so that fsync has little left to wait for."""
 _WAITING = 2
 """Pieces that may wait to be hashed: what bounds the memory."""
+_NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Hasher:
@@ -55,21 +59,20 @@ class Hasher:
 
 
 class Stream:
-    """Appends to the file behind `descriptor`, and gives `hasher` the same bytes."""
+    """Appends to the file behind `descriptor`, and gives `hasher`, if there is one, the same bytes."""
 
-    def __init__(self, descriptor: int, hasher: Hasher) -> None:
+    def __init__(self, descriptor: int, hasher: Hasher | None = None) -> None:
         self._descriptor, self._hasher = descriptor, hasher
         self._gathered: list[bytes] = []
         self._size = 0
         self._written = self._begun = 0
 
-    def put(self, chunk: Buffer) -> int:
-        """Writes `chunk`, now or later; gives its bytes. It may be changed afterwards."""
+    def put(self, chunk: Buffer) -> None:
+        """Writes `chunk`, now or later. It may be changed afterwards."""
         view = memoryview(chunk).cast("B")
         for start in range(0, len(view), PIECE):
             part = view[start : start + PIECE]
             self._put(chunk if isinstance(chunk, bytes) and len(part) == len(chunk) else bytes(part))
-        return len(view)
 
     def flush(self) -> None:
         """Writes what was gathered."""
@@ -87,7 +90,8 @@ class Stream:
 
     def _write(self, piece: bytes) -> None:
         if piece:
-            self._hasher.update(piece)
+            if self._hasher:
+                self._hasher.update(piece)
             write_all(self._descriptor, piece)
             self._written += len(piece)
             self._begin_writeback()
@@ -105,3 +109,34 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:
+    """The bytes of `tensor` in chunks. ValueError behind the last if they are not as many as it promises."""
+    given = 0
+    for chunk in tensor.chunks():
+        given += memoryview(chunk).nbytes
+        yield chunk
+    if given != tensor.nbytes:
+        raise ValueError(f"tensor {shown(name)} gave {given} bytes instead of {tensor.nbytes}")
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_ALLOCATION:
+            raise
+
+
+def sha256_of(descriptor: int) -> str:
+    """The SHA-256 of the whole file behind `descriptor`."""
+    with Hasher() as hasher:
+        start = 0
+        while piece := os.pread(descriptor, PIECE, start):
+            hasher.update(piece)
+            start += len(piece)
+        return hasher.hexdigest()

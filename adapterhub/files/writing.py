@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adapterhub.errors import UsageError
 from adapterhub.files import publishing
 from adapterhub.files.beside import leaves
-from adapterhub.files.package import DIRECTORY, File, Package
-from adapterhub.files.safetensors import in_order, render_header, shown
-from adapterhub.files.source import PIECE, machine
-from adapterhub.files.streaming import Hasher, Stream, write_all
+from adapterhub.files.package import DIRECTORY, PNG, SAFETENSORS, TORCH_ZIP, WEBP, File, Package
+from adapterhub.files.safetensors_writing import DIGEST, write_safetensors
+from adapterhub.files.source import machine
+from adapterhub.files.streaming import sha256_of, write_all
 from adapterhub.files.targets import require_file_target, require_folder_target
-from adapterhub.tensors import LazyTensor
 
-DIGEST = "0" * 64
-"""Stands in metadata for the SHA-256 of the bytes after the header, which is known only when they are written."""
-_NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-
-Tensors = Sequence[tuple[str, LazyTensor]]
+__all__ = ["DIGEST", "write"]
 
 
 def write(
@@ -37,17 +32,18 @@ def write(
     reread: bool = True,
 ) -> Mapping[str, str | None]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
-    the tensor files. Where `hashed` fields change the header after the data, that takes a second reading: None without
-    `reread`.
+    the files, each written as its own container says. Where a header changes after the data, by `hashed` fields or by the
+    CRCs of a torch file, that takes a second reading: None without `reread`.
 
-    `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data. `force` replaces
-    what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own files
-    nor `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`,
+    `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in safetensors. `force`
+    replaces what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own
+    files, its covers nor `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`,
     and stops that by raising. Whatever goes wrong, `path` is as it was before.
 
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
-    wish = _Wish(force, hashed, {*package.paths.values(), *sources}, prove or _unproved, reread)
+    covers = (file.cover for file in package.files.values() if file.cover)
+    wish = _Wish(force, hashed, {*package.paths.values(), *covers, *sources}, prove or _unproved, reread)
     if package.container == DIRECTORY:
         return _write_folder(package, Path(path), wish)
     return _write_single(package, Path(path), wish)
@@ -98,60 +94,41 @@ def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str
 
 
 def _write_file(file: File, descriptor: int, wish: _Wish) -> str | None:
-    """Writes a file in safetensors' own order; gives its SHA-256."""
-    tensors = in_order(file.tensors)
-    pending = [name for name in wish.hashed if DIGEST in file.metadata.get(name, "")]
-    header = render_header(tensors, file.metadata)
-    _allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
-    with Hasher() as hasher:
-        stream = Stream(descriptor, hasher)
-        if pending:
-            write_all(descriptor, header)  # not hashed yet: it depends on the hash of what follows
-        else:
-            stream.put(header)
-        for name, tensor in tensors:
-            _copy(name, tensor, stream)
-        stream.flush()
-        digest: str | None = hasher.hexdigest()
-    if pending:
-        true = {name: file.metadata[name].replace(DIGEST, str(digest)) for name in pending}
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        write_all(descriptor, render_header(tensors, {**file.metadata, **true}))
-        digest = _sha256(descriptor) if wish.reread else None
+    """Writes a file as what its container says; gives its SHA-256."""
+    if file.container not in _WRITERS:
+        raise UsageError(f"no writer for {file.container}", mend=f"These are written: {', '.join(_WRITERS)}.")
+    digest = _WRITERS[file.container](file, descriptor, wish)
     os.fsync(descriptor)
     return digest
 
 
-def _copy(name: str, tensor: LazyTensor, stream: Stream) -> None:
-    written = sum(map(stream.put, tensor.chunks()))
-    if written != tensor.nbytes:
-        raise ValueError(f"tensor {shown(name)} gave {written} bytes instead of {tensor.nbytes}")
+def _write_safetensors(file: File, descriptor: int, wish: _Wish) -> str | None:
+    return write_safetensors(file, descriptor, wish.hashed, reread=wish.reread)
 
 
-def _sha256(descriptor: int) -> str:
-    with Hasher() as hasher:
-        start = 0
-        while piece := os.pread(descriptor, PIECE, start):
-            hasher.update(piece)
-            start += len(piece)
-        return hasher.hexdigest()
+def _write_torch_zip(file: File, descriptor: int, wish: _Wish) -> str | None:
+    from adapterhub.files.pickles.zip_writing import write_torch_zip
+
+    write_torch_zip(file, descriptor)
+    return sha256_of(descriptor) if wish.reread else None
+
+
+def _write_picture(file: File, descriptor: int, wish: _Wish) -> str | None:
+    from adapterhub.files.images.writing import render
+
+    write_all(descriptor, render(file.tree, file.cover, file.container))
+    return sha256_of(descriptor)
+
+
+_WRITERS: Mapping[str, Callable[[File, int, _Wish], str | None]] = {
+    SAFETENSORS: _write_safetensors, TORCH_ZIP: _write_torch_zip, PNG: _write_picture, WEBP: _write_picture,
+}  # fmt: skip
 
 
 def _write_document(document: Any, descriptor: int) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_all(descriptor, f"{text}\n".encode())
     os.fsync(descriptor)
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in _NO_ALLOCATION:
-            raise
 
 
 @contextmanager

@@ -1,67 +1,20 @@
-"""What every layout has: Fit (how far it explains a file), Reading (decoded), Encoded (to be written), and the protocol."""
+"""What every layout has: Reading (decoded), Encoded (to be written), and the protocols.
+
+The layouts of LoRAs go further, module by module: `lora/placing.py`. Embeddings and hypernetworks are small files that are
+recognised as a whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
-from adapterhub.algorithms import fits
-from adapterhub.architectures import Architecture
 from adapterhub.files import Package
-from adapterhub.layouts.spelled import Spelled
 from adapterhub.tensors import LazyTensor
-
-
-class AlphaPlace(StrEnum):
-    """Where a layout keeps alpha."""
-
-    TENSOR = "tensor"
-    METADATA = "metadata"
-    FOLDED = "folded"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How far `layout` explains a file of `architecture`.
-
-    `files` maps each file to its heads' modules; `unplaced` are names that it cannot place; `misfits` are modules whose
-    weight has another shape in the architecture; `mended` maps places to the code of the odd spelling that was read;
-    `variant` is "inpainting" or the like where the input convolution shows it.
-    """
-
-    layout: Layout
-    architecture: str
-    spelled: Mapping[str, Spelled]
-    files: Mapping[str, Mapping[str, Module]]
-    unplaced: tuple[str, ...] = ()
-    misfits: tuple[Module, ...] = ()
-    mended: Mapping[str, str] = field(default_factory=dict)
-    variant: str | None = None
-
-    @property
-    def heads(self) -> int:
-        """How many spellings of modules were placed."""
-        return sum(len(heads) for heads in self.files.values())
-
-    @property
-    def doubles(self) -> tuple[str, ...]:
-        """Names of tensors whose module and role another tensor has already."""
-        twice = [name for spelled in self.spelled.values() for name in spelled.doubles]
-        if self.heads == len({module for heads in self.files.values() for module in heads.values()}):
-            return tuple(twice)
-        taken: set[tuple[Module, Role]] = set()
-        for file, heads in self.files.items():
-            for head, module in heads.items():
-                for role, name in self.spelled[file].heads[head].items():
-                    if (module, role) in taken:
-                        twice.append(name)
-                    taken.add((module, role))
-        return tuple(twice)
 
 
 @dataclass
@@ -112,7 +65,7 @@ class Layout(Protocol):
 
     @property
     def name(self) -> str:
-        """What --to takes."""
+        """What --to takes, one for each layout of a kind."""
 
     @property
     def kind(self) -> Kind:
@@ -123,101 +76,46 @@ class Layout(Protocol):
         """What it is, in a line."""
 
     @property
-    def alpha(self) -> AlphaPlace:
-        """Where it keeps alpha."""
-
-    @property
-    def directory(self) -> bool:
-        """Whether it is written as a folder."""
-
-    @property
     def writes(self) -> bool:
         """Whether it is written at all."""
 
-    def explains(
-        self, package: Package, spelled: Mapping[str, Spelled], architecture: Architecture, *, lenient: bool = False
-    ) -> Fit | None:
-        """How far this layout explains a package; None where it does not at all (or, unless `lenient`, not wholly)."""
+    @property
+    def containers(self) -> Mapping[str, str]:
+        """The suffixes of the files that it is written as, the usual one first, and the container of each."""
 
-    def decode(self, package: Package, fit: Fit) -> Reading:
-        """The adapter in a package that `explains` found a fit for."""
 
-    def roles(self, component: str) -> Mapping[Role, str]:
-        """The roles that `component` has a place for, and how they are spelled."""
+@dataclass(frozen=True)
+class Form:
+    """How a small file is to be written: the `container`, the `stem` of its name (empty for the usual one), and the picture
+    that it goes onto.
+    """
 
-    def place(self, key: Key, architecture: str) -> str | None:
-        """Where `key` is written; None where there is no place for it."""
+    container: str
+    stem: str
+    cover: Path | None = None
 
-    def encode(self, adapter: Adapter) -> Encoded:
+
+class WholeLayout(Layout, Protocol):
+    """A layout of small files, each recognised as a whole."""
+
+    def recognise(self, package: Package) -> Recognised | None:
+        """What a package is; None where it is not in this layout."""
+
+    def decode(self, package: Package) -> Reading:
+        """The adapter in a package that was recognised."""
+
+    def place(self, key: Key, adapter: Adapter) -> str | None:
+        """Where `key` of `adapter` is written; None where there is no place for it."""
+
+    def encode(self, adapter: Adapter, form: Form) -> Encoded:
         """The package that holds `adapter`, each of whose keys must have a place."""
 
-    def default_name(self, path: Path) -> Path:
-        """Where the package goes when the user names a folder."""
 
+@dataclass(frozen=True)
+class Recognised:
+    """A small file in `layout`. `architecture` is empty where its widths are no known model's; `also` are others that fit."""
 
-def fit_of(
-    layout: Layout,
-    architecture: Architecture,
-    spelled: Mapping[str, Spelled],
-    files: Mapping[str, Mapping[str, Module]],
-    *,
-    readable: frozenset[str] | None = None,
-    codes: Mapping[str, str] | None = None,
-) -> Fit:
-    """The Fit of heads that have been looked up. `readable` are the suffixes allowed, `codes` the odd heads' codes."""
-    misfits: list[Module] = []
-    unplaced: list[str] = []
-    mended: dict[str, str] = {}
-    variant = None
-    for file, heads in files.items():
-        source = spelled[file]
-        unplaced += _unplaced(source, heads, readable)
-        mended |= source.unwrapped
-        for head, module in heads.items():
-            weight = architecture.weights[module.component][module.module]
-            if not fits(source.extents[head], weight):
-                seen = _VARIANTS.get((module, source.extents[head][1] or 0))
-                variant = seen or variant
-                if seen is None:
-                    misfits.append(module)
-            if codes and head in codes:
-                mended |= dict.fromkeys(source.heads[head].values(), codes[head])
-    return Fit(layout, architecture.name, spelled, files, tuple(unplaced), tuple(misfits), mended, variant)
-
-
-# Columns of a 3×3 input convolution over 9 or 8 channels: latents with mask and masked image, or with a second image.
-_CONV_IN = Module("unet", "conv_in")
-_VARIANTS = {(_CONV_IN, 81): "inpainting", (_CONV_IN, 72): "instruct-pix2pix"}
-
-
-def _unplaced(spelled: Spelled, heads: Mapping[str, Module], readable: frozenset[str] | None) -> list[str]:
-    names = list(spelled.unsplit)
-    for head, roles in spelled.heads.items():
-        if head not in heads:
-            names += roles.values()
-    if readable is not None and not spelled.suffixes <= readable:
-        names += [
-            name for head in heads for name in spelled.heads[head].values() if spelled.suffix_of[name] not in readable
-        ]
-    return names
-
-
-def reading_of(kind: Kind, package: Package, fit: Fit, metadata: Mapping[str, str]) -> Reading:
-    """Decodes by the heads that `fit` placed."""
-    reading = Reading(kind, fit.architecture, {}, {}, dict(metadata), fit.mended)
-    dropped = set(fit.unplaced)
-    several = len(package.files) > 1
-    for file, heads in fit.files.items():
-        spelled = fit.spelled[file]
-        before = f"{file}:" if several else ""
-        for head, module in heads.items():
-            names, roles = spelled.heads[head], spelled.roles[head]
-            if several or dropped or module in reading.modules:
-                names = {role: before + name for role, name in names.items() if name not in dropped}
-                roles = {role: roles[role] for role in names}
-            reading.modules[module] = {**roles, **reading.modules.get(module, {})}
-            reading.names[module] = {**names, **reading.names.get(module, {})}
-        for name, (component, path, role) in spelled.bundled.items():
-            reading.modules[Module(component, path)] = {role: spelled.tensors[name]}
-            reading.names[Module(component, path)] = {role: before + name}
-    return reading
+    layout: WholeLayout
+    architecture: str
+    also: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()

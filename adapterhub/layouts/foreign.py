@@ -29,7 +29,6 @@ FAMILIES = tuple(
         (Kind.UNKNOWN, "custom-diffusion", "a Custom Diffusion file", r".*\.to_\w+_custom_diffusion\."),
         (Kind.CHECKPOINT, "checkpoint", "a whole checkpoint", r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\.(?!.*(lora|hada_|lokr_|\.alpha$))"),
         (Kind.CHECKPOINT, "diffusers-model", "a diffusers model", r"(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|encoder|decoder|text_model)\.(?!.*lora)(.*\.)?(weight|bias)$"),
-        (Kind.EMBEDDING, "embedding", "an embedding", r"(emb_params|clip_[lg]|string_to_param\..*)$"),
     )
 )  # fmt: skip
 

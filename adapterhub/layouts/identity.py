@@ -1,33 +1,32 @@
-"""Which layout and architecture a package is in: every layout is asked what it explains; metadata only breaks ties."""
+"""Identity: what a package is, as far as any layout can tell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import adapterhub.architectures as architectures
-from adapterhub import metadata
-from adapterhub.adapter import Kind, Module, Role
+from adapterhub.adapter import Kind
 from adapterhub.files import Package
-from adapterhub.layouts.base import Fit, Layout
-from adapterhub.layouts.foreign import Foreign, family_of
-from adapterhub.layouts.spelled import Spelled, split
+from adapterhub.layouts.base import Layout, Reading, Recognised, WholeLayout
+from adapterhub.layouts.foreign import Foreign
+from adapterhub.layouts.lora.placing import Fit
+from adapterhub.layouts.lora.spelled import Spelled
 
 # A file most of whose modules have other widths is a smaller model with the same names; fewer, and some are wrong.
 _OTHER_WIDTHS = 0.5
-# A layout that explains less than this share of the keys does not say what the file is.
-_NEAREST = 0.5
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a package is. `fit` is the best explanation, None where nothing explains it.
+    """What a package is. A LoRA has a `fit`, the best explanation; an embedding or a hypernetwork is `whole`; what nothing
+    explains has neither.
 
     `also` are the other architectures that the tensors fit as well, `mixed` those whose keys stand side by side in it.
     """
 
     kind: Kind
     fit: Fit | None = None
+    whole: Recognised | None = None
     foreign: Foreign | None = None
     also: tuple[str, ...] = ()
     mixed: tuple[str, ...] = ()
@@ -35,147 +34,33 @@ class Identity:
     spelled: Mapping[str, Spelled] = field(default_factory=dict)
 
     @property
+    def layout(self) -> Layout | None:
+        """The layout that explains every key."""
+        if self.whole is not None:
+            return self.whole.layout
+        return self.fit.layout if self.fit is not None and not self.mixed and not self.fit.unplaced else None
+
+    @property
+    def architecture(self) -> str | None:
+        """The model family that it fits, if that is one."""
+        found = self.whole or self.fit
+        return None if found is None or self.mixed else found.architecture or None
+
+    @property
     def other_widths(self) -> bool:
         """Whether the names fit and most widths do not: a distilled or tiny model."""
         return self.fit is not None and len(self.fit.misfits) > _OTHER_WIDTHS * self.fit.heads
 
-
-def identify(package: Package, layouts: Sequence[Layout], *, architecture: str | None = None) -> Identity:
-    """The kind, layout and architecture of `package`; `architecture` narrows the choice to one."""
-    names = (architecture,) if architecture else architectures.NAMES
-    spelled = {name: split(file.tensors) for name, file in package.files.items()}
-    strict = _fits(package, spelled, layouts, names, lenient=False)
-    fewest = min((len(fit.misfits) for fit in strict), default=None)
-    if fewest == 0:
-        return _chosen(package, strict, spelled)
-    foreign = family_of(name for file in package.files.values() for name in file.tensors)
-    if foreign is not None and not strict:
-        return Identity(foreign.kind, foreign=foreign, spelled=spelled)
-    if not any(source.heads or source.unsplit for source in spelled.values()):
-        return Identity(Kind.UNKNOWN, spelled=spelled)
-    spelled = {name: source.unwrap() for name, source in spelled.items()}
-    fits = _fits(package, spelled, layouts, names, lenient=True)
-    whole = [fit for fit in fits if not fit.unplaced and (fewest is None or len(fit.misfits) < fewest)]
-    if whole or strict:
-        return _chosen(package, whole or strict, spelled)
-    return _nearest(package, fits, spelled)
+    def decode(self, package: Package) -> Reading | None:
+        """The adapter in the package; None where no layout explains it."""
+        if self.whole is not None:
+            return self.whole.layout.decode(package)
+        return self.fit.layout.decode(package, self.fit) if self.fit is not None else None
 
 
-def _fits(
-    package: Package, spelled: Mapping[str, Spelled], layouts: Iterable[Layout], names: Iterable[str], *, lenient: bool
-) -> list[Fit]:
-    """What each layout explains. Of those that explain all of an architecture the first is enough: a suffix means one
-    role everywhere, so they decode to the same keys.
-    """
-    found = []
-    for name in names:
-        for layout in layouts:
-            fit = layout.explains(package, spelled, architectures.get(name), lenient=lenient)
-            if fit is not None and fit.heads:
-                found.append(fit)
-                if not lenient:
-                    break
-    return found
-
-
-def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
-    """The fit with the fewest wrong shapes and odd spellings; among equals what metadata says, then the first."""
-    fits = _fewest(fits, lambda fit: len(fit.misfits))
-    if len({fit.architecture for fit in fits}) > 1:
-        fits = _fewest(fits, _bent)
-    candidates = list(dict.fromkeys(fit.architecture for fit in fits))
-    vote = told_architecture(package)
-    chosen = vote if vote in candidates else candidates[0]
-    also = tuple(name for name in candidates if name != chosen) if vote not in candidates else ()
-    mine = [fit for fit in fits if fit.architecture == chosen]
-    best = min(mine, key=lambda fit: (len(fit.mended), _told_layout(package) != fit.layout.name))
-    evidence = (*_evidence(best), *([f"metadata: {chosen}"] if vote == chosen and len(candidates) > 1 else []))
-    return Identity(best.layout.kind, best, also=also, evidence=evidence, spelled=spelled)
-
-
-def _fewest(fits: list[Fit], count: Callable[[Fit], int]) -> list[Fit]:
-    counts = [count(fit) for fit in fits]
-    return [fit for fit, number in zip(fits, counts, strict=True) if number == min(counts)]
-
-
-def _bent(fit: Fit) -> int:
-    """How many projections have factors of another number of dimensions than their weight: SD 1 projects by 1×1
-    convolutions where SD 2 has linear layers (rule 11 of formats/lora.md §5.2).
-    """
-    weights = architectures.get(fit.architecture).weights
-    return sum(
-        len(fit.spelled[file].roles[head][Role.DOWN].shape) != len(weights[module.component][module.module])
-        for file, heads in fit.files.items()
-        for head, module in heads.items()
-        if module.module.endswith((".proj_in", ".proj_out")) and Role.DOWN in fit.spelled[file].roles[head]
-    )
-
-
-def _nearest(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
-    """Nothing explains all of it: the layout that explains most, if that is half, and what else it is mixed with."""
-    total = sum(len(file.tensors) for file in package.files.values())
-    if not fits:
-        return Identity(Kind.UNKNOWN, spelled=spelled)
-    best = min(fits, key=lambda fit: (len(fit.unplaced), len(fit.misfits), len(fit.mended)))
-    if len(best.unplaced) > _NEAREST * total:
-        return Identity(Kind.UNKNOWN, spelled=spelled)
-    left = set(best.unplaced)
-    mixed = {fit.architecture for fit in fits if left & (_placed(fit) - _wrong(fit))}
-    both = (best.architecture, *sorted(mixed - {best.architecture})) if mixed - {best.architecture} else ()
-    return Identity(best.layout.kind, best, mixed=both, evidence=_evidence(best), spelled=spelled)
-
-
-def _placed(fit: Fit) -> set[str]:
-    return {
-        name
-        for file, heads in fit.files.items()
-        for head in heads
-        for name in fit.spelled[file].heads[head].values()
-    } - set(fit.unplaced)  # fmt: skip
-
-
-def _wrong(fit: Fit) -> set[str]:
-    misfits = set(fit.misfits)
-    return {
-        name
-        for file, heads in fit.files.items()
-        for head, module in heads.items()
-        if module in misfits
-        for name in fit.spelled[file].heads[head].values()
-    }
-
-
-def _told_layout(package: Package) -> str | None:
-    """OMI marks its files, and nothing else does."""
-    return "omi" if any(file.metadata.get("ot_branch") == "omi_format" for file in package.files.values()) else None
-
-
-def told_architecture(package: Package) -> str | None:
-    """The architecture that the metadata of a file of the package claims."""
-    return next((name for file in package.files.values() if (name := metadata.claimed(file.metadata))), None)
-
-
-def _evidence(fit: Fit) -> tuple[str, ...]:
-    """What an expert would look at: the first modules of each kind whose shape says which architecture it is."""
-    said = []
-    for file, heads in fit.files.items():
-        extents = fit.spelled[file].extents
-        for head, module in heads.items():
-            for suffix, axis, words in _TELLING:
-                if module.module.endswith(suffix) and extents[head][axis] is not None:
-                    said.append(f"{_short(module, suffix)} {words} {extents[head][axis]}")
-                    break
-    return tuple(dict.fromkeys(said))[:6]
-
-
-# (path ends in, axis of the extent, how to say it): rules 1, 2 and 10 of formats/lora.md §5.2.
-_TELLING = (
-    ("attn2.to_k", 1, "input width"),
-    ("add_embedding.linear_1", 1, "input width"),
-    ("conv_in", 1, "columns"),
-    ("self_attn.q_proj", 1, "input width"),
-)
-
-
-def _short(module: Module, suffix: str) -> str:
-    return suffix if module.component == "unet" else f"{module.component} {suffix}"
+def recognised(package: Package, layouts: Iterable[WholeLayout]) -> Identity | None:
+    """The identity of a small file, which one layout at most recognises."""
+    for layout in layouts:
+        if (found := layout.recognise(package)) is not None:
+            return Identity(layout.kind, whole=found, also=found.also, evidence=found.evidence)
+    return None

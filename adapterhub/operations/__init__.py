@@ -1,1 +1,3 @@
-"""Pure functions from adapters to adapters. Only here and in `train` may torch be imported, and by no module that renames."""
+"""What can be done with adapters: pure functions over lazy tensors. Here are the commands and what all kinds share; what
+differs by kind is in `lora/`, `embedding/` and `hypernetwork/`, each with the `work` that `work.py` asks for.
+"""

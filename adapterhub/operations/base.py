@@ -56,7 +56,7 @@ class Base:
 
     def value(self, module: Module, *, bias: bool = False) -> Tensor | None:
         """The weight (or bias) in float64, if the base was given and has it."""
-        from adapterhub.operations import deltas
+        from adapterhub.operations.lora import deltas
 
         stored = self.bias(module) if bias else self.weight(module)
         return None if stored is None else deltas.tensor(stored)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from adapterhub.adapter import Adapter, Module, Role, Roles
+from adapterhub.adapter import Adapter, Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, total_scale
 from adapterhub.operations.base import Base
 from adapterhub.tensors import Buffer, LazyTensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The same numbers along the other axis do something else.
 _ALONG_AN_AXIS = frozenset({Role.DORA_SCALE, Role.IA3_L})
+_PLAIN = frozenset({Role.VECTORS, Role.OUTPUT_VECTORS, Role.LAYER_WEIGHT, Role.LAYER_BIAS})
+"""Roles that are compared as they are."""
 _IN_SCALE = (Role.ALPHA, Role.SCALE, Role.SCALAR)
 
 
@@ -36,20 +38,37 @@ NOISE = 1e-13
 """A relative gap that the float64 arithmetic of the comparison itself can make."""
 
 
+def counterparts(a: Adapter, b: Adapter) -> dict[Module, Module]:
+    """For each module of `a` the one of `b` that it is to be compared with.
+
+    Tokens of embeddings are matched by their order where both have as many: a layout may call them by the file's name.
+    """
+    mine, theirs = a.modules(), b.modules()
+    if a.kind is b.kind is Kind.EMBEDDING:
+        by_order = [(x, y) for part in a.components() for x, y in _matched(mine, theirs, part)]
+        return dict(by_order)
+    return {module: module for module in mine if module in theirs}
+
+
+def _matched(mine: Iterable[Module], theirs: Iterable[Module], component: str) -> Iterable[tuple[Module, Module]]:
+    ours = [module for module in mine if module.component == component]
+    others = [module for module in theirs if module.component == component]
+    return zip(ours, others, strict=True) if len(ours) == len(others) else ((m, m) for m in ours if m in others)
+
+
 def gaps(a: Adapter, b: Adapter, base: Base) -> Iterator[tuple[Module, Gap]]:
-    """The gap of every module that both change."""
-    others = b.modules()
-    for module, tensors in a.modules().items():
-        if module in others:
-            yield module, gap(module, tensors, others[module], base)
+    """The gap of every module that both have."""
+    mine, theirs = a.modules(), b.modules()
+    for module, other in counterparts(a, b).items():
+        yield module, gap(module, mine[module], theirs[other], base)
 
 
 def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
     """The gap of one module. Equal factors and scale need no arithmetic; NaN counts as an infinite gap."""
     if same(a, b):
         return SAME
-    if Role.VECTORS in a or Role.VECTORS in b:
-        return _distance(*(_vectors(tensors) for tensors in (a, b)))
+    if plain := _PLAIN & (a.keys() | b.keys()):
+        return max((_distance(_value(a, role), _value(b, role)) for role in plain), key=lambda gap: gap.relative)
     weights = _distance(_change(module, a, base), _change(module, b, base))
     return weights.max(_distance(_bias(module, a, base), _bias(module, b, base)))
 
@@ -90,7 +109,7 @@ def _steps(tensor: LazyTensor, step: int = 1 << 22) -> Iterator[Buffer]:
 
 
 def _change(module: Module, tensors: Roles, base: Base) -> Tensor:
-    from adapterhub.operations import deltas
+    from adapterhub.operations.lora import deltas
 
     found = deltas.delta(tensors)
     if not found.needs_base:
@@ -102,15 +121,15 @@ def _change(module: Module, tensors: Roles, base: Base) -> Tensor:
 
 
 def _bias(module: Module, tensors: Roles, base: Base) -> Tensor | None:
-    from adapterhub.operations import deltas
+    from adapterhub.operations.lora import deltas
 
     return deltas.delta(tensors).bias(base.value(module, bias=True))
 
 
-def _vectors(tensors: Roles) -> Tensor | None:
-    from adapterhub.operations import deltas
+def _value(tensors: Roles, role: Role) -> Tensor | None:
+    from adapterhub.operations.lora import deltas
 
-    return deltas.tensor(tensors[Role.VECTORS]).flatten() if Role.VECTORS in tensors else None
+    return deltas.tensor(tensors[role]).flatten() if role in tensors else None
 
 
 def _distance(a: Tensor | None, b: Tensor | None) -> Gap:

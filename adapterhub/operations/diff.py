@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adapterhub.documents import Difference, ModuleDifference
 from adapterhub.operations.base import base_of
-from adapterhub.operations.compare import NOISE, gaps
+from adapterhub.operations.compare import NOISE, counterparts, gaps
 from adapterhub.operations.source import open_adapter
 
 
@@ -17,11 +17,12 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
     Algorithms that depend on the base weights are compared on those of `base` or, without one, on a stand-in of fixed
     random numbers: adapters that change that alike do the same.
     """
-    with open_adapter(Path(a)) as first, open_adapter(Path(b), architecture=None) as second:
+    with open_adapter(Path(a)) as first, open_adapter(Path(b), kinds=(first.identity.kind,)) as second:
         with base_of(Path(base) if base is not None else None, first.adapter.architecture) as weights:
             found = dict(gaps(first.adapter, second.adapter, weights))
+        paired = counterparts(first.adapter, second.adapter)
         left, right = first.adapter.modules().keys(), second.adapter.modules().keys()
-    only_a, only_b = sorted(left - right), sorted(right - left)
+    only_a, only_b = sorted(left - paired.keys()), sorted(right - {*paired.values()})
     differing = sorted(((gap, module) for module, gap in found.items() if gap.relative > max(tolerance, NOISE)),
                        key=lambda pair: (-pair[0].relative, pair[1]))  # fmt: skip
     return Difference(

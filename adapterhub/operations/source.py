@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from adapterhub.adapter import Adapter, Kind
 from adapterhub.documents import Problem
 from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter
 from adapterhub.files import Package
-from adapterhub.layouts.base import Fit, Reading
+from adapterhub.layouts.base import Layout, Reading
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.faults import alpha_faults, alphas, faults
-from adapterhub.operations.problems import grouped
+from adapterhub.operations import work
+from adapterhub.operations.problems import error, grouped
 
 # What leaving something out can mend; every other error leaves nothing to work on.
 _DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}
@@ -28,7 +28,6 @@ class Source:
 
     package: Package
     identity: Identity
-    fit: Fit
     reading: Reading
     problems: tuple[Problem, ...]
     dropped: tuple[tuple[str, str], ...] = ()
@@ -37,25 +36,40 @@ class Source:
     def adapter(self) -> Adapter:
         return self.reading.adapter
 
+    @property
+    def layout(self) -> Layout:
+        """The layout that it was read in, though some of its keys may have been left out."""
+        found = self.identity.whole or self.identity.fit
+        assert found is not None
+        return found.layout
+
 
 @contextmanager
-def open_adapter(path: Path, *, architecture: str | None = None, allow_loss: bool = False) -> Iterator[Source]:
-    """The LoRA-family adapter at `path`; a file that changes while it is open is refused at the end."""
+def open_adapter(
+    path: Path, *, architecture: str | None = None, allow_loss: bool = False, kinds: Collection[Kind] = layouts.KINDS
+) -> Iterator[Source]:
+    """The adapter at `path`, of one of `kinds`; a file that changes while it is open is refused at the end."""
     with files.read(path) as package:
         identity = layouts.identify(package, architecture=architecture)
-        if identity.kind is not Kind.LORA or identity.fit is None:
-            raise _no_lora(path, identity)
-        reading = identity.fit.layout.decode(package, identity.fit)
-        odd = alpha_faults(identity.fit.layout, reading.modules, alphas(reading.modules))
-        problems = (*faults(package, identity, reading), *grouped(odd))
-        yield _checked(Source(package, identity, identity.fit, reading, problems), allow_loss)
+        reading = identity.decode(package)
+        if reading is None or identity.kind not in kinds:
+            raise _not_one(path, identity, kinds)
+        _, problems = work.of(identity.kind).examine(package, identity, reading)
+        yield _checked(Source(package, identity, reading, tuple(grouped(problems))), allow_loss)
         package.ensure_unchanged()
 
 
-def _no_lora(path: Path, identity: Identity) -> NotAnAdapter:
+def _not_one(path: Path, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
+    wanted = " or ".join(map(_titled, kinds))
     if identity.foreign is not None:
-        return NotAnAdapter(f"{path}: {identity.foreign.title}, and not a LoRA")
+        return NotAnAdapter(f"{path}: {identity.foreign.title}, and not {wanted}")
+    if identity.kind in layouts.KINDS and identity.kind not in kinds:
+        return NotAnAdapter(f"{path}: {_titled(identity.kind)}, and not {wanted}")
     return NotAnAdapter(f"{path}: no layout explains its keys", mend="adapterhub inspect --tensors lists them.")
+
+
+def _titled(kind: Kind) -> str:
+    return "a LoRA" if kind is Kind.LORA else f"an {kind}" if kind is Kind.EMBEDDING else f"a {kind}"
 
 
 def _checked(source: Source, allow_loss: bool) -> Source:
@@ -95,6 +109,14 @@ def _without(source: Source, errors: list[Problem]) -> Source:
     kept = {module: roles for module, roles in reading.modules.items() if module not in gone}
     names = {module: named for module, named in reading.names.items() if module not in gone}
     return replace(source, reading=replace(reading, modules=kept, names=names), dropped=tuple(dropped))
+
+
+def decoded(package: Package, identity: Identity) -> tuple[Reading | None, list[Problem]]:
+    """The adapter in a package; None, and what is wrong, where the config or metadata that it takes cannot be read."""
+    try:
+        return identity.decode(package), []
+    except BrokenAdapter as fault:
+        return None, [error("configuration", ", ".join(fault.places), fault.message, fault.mend)]
 
 
 def warnings_of(package: Package) -> list[Problem]:

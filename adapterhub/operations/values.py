@@ -10,7 +10,7 @@ from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, total_scale
 from adapterhub.documents import Problem
 from adapterhub.errors import RefusedInput
-from adapterhub.operations.module_faults import is_number
+from adapterhub.operations.lora.module_faults import is_number
 from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import LazyTensor, from_bytes, item
 
@@ -109,7 +109,7 @@ def _product(where: str, tensors: Roles, algorithm: Algorithm, largest: Mapping[
     """A change that float16 cannot hold. Its factors bound it, and only where the bound does not is it computed."""
     if _bound(tensors, algorithm, largest) <= HALF_MAX:
         return
-    from adapterhub.operations import deltas
+    from adapterhub.operations.lora import deltas
 
     try:
         value = float(deltas.change(tensors, None).abs().max())

@@ -78,7 +78,7 @@ def test_a_traceback_is_shown_only_with_debug(capsys):
 def test_wrong_usage_is_2_and_says_so_on_standard_error_only(cli, arguments):
     status, out, err = cli(*arguments)
     assert (status, out) == (2, "")
-    assert "Error: " in err
+    assert "error: " in err.lower()
 
 
 @pytest.mark.parametrize("arguments", [["inspect"], ["validate"], ["inspect", "--json"], ["validate", "--json"]])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from adapterhub import architectures
 from adapterhub.adapter import Module
 from adapterhub.architectures.inventory import FOLDER
-from adapterhub.operations import deltas
+from adapterhub.operations.lora import deltas
 from adapterhub.operations.source import open_adapter
 
 Models = dict[str, nn.Module]

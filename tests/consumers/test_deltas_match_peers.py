@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from adapterhub.adapter import Role
-from adapterhub.operations.deltas import delta, lazy, tensor
+from adapterhub.operations.lora.deltas import delta, lazy, tensor
 from adapterhub.tensors import scalar
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}

@@ -14,8 +14,8 @@ from torch import nn
 
 from adapterhub.adapter import Module
 from adapterhub.errors import LossyConversion, NeedsBase
-from adapterhub.operations import deltas
 from adapterhub.operations.convert import convert
+from adapterhub.operations.lora import deltas
 from adapterhub.operations.source import open_adapter
 
 PLACES = ("down_blocks.1.attentions.0.", "down_blocks.1.resnets.0.", "mid_block.attentions.0.")

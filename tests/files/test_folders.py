@@ -109,7 +109,7 @@ UNCLEAR = {
         ("model_index.json", f"{UNET}.fp16.safetensors", f"{UNET}.bf16.safetensors"), "several models: 'diffusion",
     ),
     "nothing": ((), "found: nothing"),
-    "other things": (("notes.json", "weights.bin"), "found: 'notes.json', 'weights.bin'"),
+    "other things": (("notes.json", "weights.npy"), "found: 'notes.json', 'weights.npy'"),
 }  # fmt: skip
 
 
@@ -126,9 +126,9 @@ MISSING = {
     "no configuration of one of two": (
         ("unet/adapter_model.safetensors", *(f"text_encoder/{name}" for name in PEFT)), "unet/adapter_config.json",
     ),
-    "no weights": (("unet/adapter_config.json", "unet/adapter_model.bin"), r"(?s)unet/adapter_model.safetensors.*\.bin"),
+    "no weights": (("unet/adapter_config.json", "unet/adapter_model.npy"), r"(?s)unet/adapter_model.safetensors.*\.npy"),
     "no unet": (("model_index.json", f"{VAE}.safetensors"), r"unet/\*.safetensors is missing"),
-    "unet in another container": (("model_index.json", f"{UNET}.bin"), r"unet/\*.safetensors is missing"),
+    "unet in another container": (("model_index.json", f"{UNET}.msgpack"), r"(?s)unet/\*.safetensors is missing.*\.msgpack"),
 }  # fmt: skip
 
 

@@ -4,6 +4,8 @@ import argparse
 import collections
 import sys
 import types
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 import torch
 
 from adapterhub import files
+from adapterhub.errors import MalformedFile, UsageError
+from adapterhub.files import File, Package
 from adapterhub.files.pickles.values import Record
+from adapterhub.tensors import from_bytes
 
 OLD = pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
 PROTOCOL = pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -82,12 +87,12 @@ def test_arguments_are_kept_as_a_record(tmp_path: Path) -> None:
     assert (found["args"].name, found["args"].fields) == ("argparse.Namespace", {"rank": 4, "name": "x"})
 
 
-def foreign_class(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> type:
+def foreign_class(module: str, name: str, monkeypatch: pytest.MonkeyPatch, base: type = object) -> type:
     """A class that pickles as `module.name`."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         monkeypatch.setitem(sys.modules, ".".join(parts[:count]), types.ModuleType(parts[count - 1]))
-    made = type(name, (), {"__module__": module})
+    made = type(name, (base,), {"__module__": module})
     monkeypatch.setattr(sys.modules[module], name, made, raising=False)
     return made
 
@@ -100,14 +105,48 @@ def test_objects_of_lightning_and_omegaconf_are_left_out_with_a_warning(
     config = foreign_class("omegaconf.dictconfig", "DictConfig", monkeypatch)
     setting = config()
     setting.parent, setting.node = setting, torch.ones(1)  # a ring, as omegaconf's are
-    value = {"state_dict": {"a.weight": torch.zeros(2)}, "callbacks": {callback: {"best": 1}}, "hyper": setting}
+    timer = foreign_class("pytorch_lightning.callbacks.timer", "Timer", monkeypatch)
+    callbacks = {callback: {"best": 1}, timer: {"time_elapsed": {"train": 1.5}}}
+    value = {"state_dict": {"a.weight": torch.zeros(2)}, "callbacks": callbacks, "hyper": setting}
     path = save(value, tmp_path / "x.ckpt", old=old)
     with files.read(path) as package:
         assert list(package.only.tensors) == ["a.weight"]
         assert [(p.code, p.where) for p in package.problems] == [("left-out", "omegaconf.dictconfig.DictConfig")]
         assert package.only.tree["callbacks"] == {
-            "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": {"best": 1}
+            "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": {"best": 1},
+            "pytorch_lightning.callbacks.timer.Timer": {"time_elapsed": {"train": 1.5}},
         }
+
+
+AVERAGES = {
+    "ldm.modules.ema.LitEma": True, "sgm.modules.ema.LitEma": True, "ema_pytorch.ema_pytorch.EMA": True,
+    "diffusers.training_utils.EMAModel": False, "torch_ema.ema.ExponentialMovingAverage": False,
+}  # fmt: skip
+"""Classes, and whether they are modules of torch."""
+
+
+@OLD
+@pytest.mark.parametrize("name", AVERAGES)
+def test_an_object_that_holds_averaged_weights_is_left_out_with_a_warning(
+    tmp_path: Path, name: str, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if AVERAGES[name]:
+        average: Any = foreign_class(*name.rsplit(".", 1), monkeypatch, torch.nn.Module)()
+        average.register_buffer("decay", torch.tensor(0.5))
+        average.inner = torch.nn.ParameterDict({"x": torch.nn.Parameter(torch.zeros(3))})
+    else:
+        average = foreign_class(*name.rsplit(".", 1), monkeypatch)()
+        average.shadow_params, average.num_updates = [torch.ones(2), torch.ones(3)], 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the source of a class that has none cannot be saved beside it
+        path = save({"state_dict": {"a": torch.arange(2)}, "ema": average}, tmp_path / "x.ckpt", old=old)
+    with files.read(path) as package:
+        assert {key: found.read() for key, found in package.only.tensors.items()} == {
+            "a": torch.arange(2).numpy().tobytes()
+        }
+        assert [(p.code, p.where) for p in package.problems] == [("left-out", name)]
+        assert package.only.tree["ema"].name == name
+        assert package.only.tree["ema"].fields == {}
 
 
 def test_the_weights_are_found_in_state_dict_and_tensors_beside_it_are_warned_of(tmp_path: Path) -> None:
@@ -125,3 +164,78 @@ def test_other_structures_are_named_by_the_way_to_their_tensors(tmp_path: Path) 
         assert list(package.only.tensors) == ["768.0", "768.1.linear.weight"]
     with files.read(save(torch.ones(2), tmp_path / "x.pt")) as package:
         assert list(package.only.tensors) == ["tensor"]
+
+
+class Slotted(torch.nn.Parameter):
+    """A Parameter whose state torch gives as a pair: attributes, and what lies in slots."""
+
+    __slots__ = ("mark",)
+
+
+def marked(kind: type, **attributes: object) -> torch.nn.Parameter:
+    parameter: torch.nn.Parameter = torch.Tensor._make_subclass(kind, torch.arange(6.0).reshape(2, 3), True)
+    for name, value in attributes.items():
+        setattr(parameter, name, value)
+    return parameter
+
+
+@OLD
+@PROTOCOL
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, Slotted])
+def test_a_parameter_with_plain_attributes_is_its_tensor(tmp_path: Path, old: bool, protocol: int, kind: type) -> None:
+    value = marked(kind, _is_hf_initialized=True, mark="x", rate=0.5, index=3, nothing=None)
+    with files.read(save({"x": value}, tmp_path / "x.pt", old=old, protocol=protocol)) as package:
+        assert package.only.tensors["x"].read() == np.arange(6, dtype="<f4").tobytes()
+        assert package.problems == ()
+
+
+@pytest.mark.parametrize("attribute", [torch.zeros(2), [1], {"a": 1}, b"x"], ids=["tensor", "list", "dict", "bytes"])
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, Slotted])
+def test_a_parameter_with_any_other_attribute_is_refused(tmp_path: Path, kind: type, attribute: object) -> None:
+    with pytest.raises(MalformedFile) as caught:
+        files.read(save({"x": marked(kind, mark=attribute)}, tmp_path / "x.pt"))
+    assert caught.value.rule == "pickle-call"
+
+
+COMPLEX = np.array([[1 + 2j, -0.1j], [3e300, complex(float("inf"), -7)]])
+
+
+@OLD
+@PROTOCOL
+def test_complex_numbers_of_two_doubles_are_moved_as_bytes(tmp_path: Path, old: bool, protocol: int) -> None:
+    path = save(
+        {"x": torch.from_numpy(COMPLEX), "t": torch.from_numpy(COMPLEX).T},
+        tmp_path / "x.pt",
+        old=old,
+        protocol=protocol,
+    )
+    with files.read(path) as package:
+        found = package.only.tensors
+        assert [(t.dtype, t.shape, t.nbytes) for t in found.values()] == [("C128", (2, 2), 64)] * 2
+        assert found["x"].read() == found["t"].transpose().read() == COMPLEX.tobytes()
+        assert found["t"].read() == COMPLEX.T.tobytes() == b"".join(row.read() for row in found["t"].split_rows([1, 1]))
+
+
+def test_complex_numbers_of_two_doubles_on_a_big_endian_machine_are_turned_half_by_half(tmp_path: Path) -> None:
+    path = save({"x": torch.from_numpy(COMPLEX)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(path) as archive:
+        records = {info.filename: archive.read(info) for info in archive.infolist()}
+    records |= {"x/data/0": COMPLEX.byteswap().tobytes(), "x/byteorder": b"big"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+    with files.read(path) as package:
+        assert package.only.tensors["x"].read() == COMPLEX.tobytes()
+    assert torch.equal(torch.load(path, weights_only=True)["x"], torch.from_numpy(COMPLEX))
+
+
+def test_safetensors_neither_holds_nor_is_given_complex_numbers_of_two_doubles(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(UsageError, match="safetensors has no C128, which 1 tensors have: 'x'"):
+        files.write(Package.new({path.name: File({"x": from_bytes("C128", (1,), bytes(16))})}), path)
+    assert list(tmp_path.iterdir()) == []
+    header = b'{"x":{"dtype":"C128","shape":[1],"data_offsets":[0,16]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(MalformedFile) as caught:
+        files.read(path)
+    assert caught.value.rule == "unknown-dtype"

@@ -26,26 +26,29 @@ from pathlib import Path
 from adapterhub import files
 from adapterhub.files import File, Package
 from adapterhub.tensors import from_bytes
-target, value, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+target, value, size, container = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 tensors = {f"t{i}": from_bytes("U8", (size,), bytes([value]) * size) for i in range(8)}
-container = "directory" if target.suffix == "" else "safetensors"
-package = Package.new({"pytorch_lora_weights.safetensors": File(tensors)}, container=container)
+kind = "safetensors" if container == "directory" else container
+package = Package.new({"pytorch_lora_weights.safetensors": File(tensors, container=kind)}, container=container)
 print("ready", flush=True)
 while True:
     files.write(package, target, force=True)
-    if len(sys.argv) > 4:
-        break
 """
+CONTAINERS = {"out.safetensors": "safetensors", "out": "directory", "out.pt": "torch-zip"}
+"""What is written under each name."""
 
 
 def package(value: int, size: int = 10, container: str = "safetensors") -> Package:
     tensors = {f"t{i}": from_bytes("U8", (size,), bytes([value]) * size) for i in range(8)}
-    return Package.new({"pytorch_lora_weights.safetensors": File(tensors)}, container=container)
+    kind = "safetensors" if container == "directory" else container
+    return Package.new({"pytorch_lora_weights.safetensors": File(tensors, container=kind)}, container=container)
 
 
-def start(target: Path, value: int, size: int, *more: str) -> subprocess.Popen[str]:
+def start(target: Path, value: int, size: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(target), str(value), str(size), *more], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(target), str(value), str(size), CONTAINERS[target.name]],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -61,12 +64,12 @@ def value_of(target: Path) -> int:
     return value
 
 
-@pytest.mark.parametrize("name", ["out.safetensors", "out"])
+@pytest.mark.parametrize("name", CONTAINERS)
 def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_and_nothing_beside_it_after_the_next_run(
     tmp_path: Path, name: str
 ) -> None:
     target = tmp_path / name
-    container = "safetensors" if target.suffix else "directory"
+    container = CONTAINERS[name]
     files.write(package(0, container=container), target)
     chance = random.Random(8)
     left_behind = 0
@@ -111,7 +114,7 @@ def test_what_another_writer_is_still_writing_is_not_removed(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == [theirs.name, other.name, "out"]
 
 
-@pytest.mark.parametrize("container", ["safetensors", "directory"])
+@pytest.mark.parametrize("container", CONTAINERS.values())
 def test_of_many_writers_of_one_new_target_one_wins_whole(tmp_path: Path, container: str) -> None:
     target, outcomes = tmp_path / "out", []
 
@@ -148,10 +151,10 @@ def test_of_two_writers_that_replace_a_target_the_last_one_wins_whole(tmp_path: 
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("name", ["out.safetensors", "out"])
+@pytest.mark.parametrize("name", CONTAINERS)
 def test_without_space_nothing_is_written_and_the_old_file_stays(tmp_path: Path, old: bool, name: str) -> None:
     target = tmp_path / name
-    container = "safetensors" if target.suffix else "directory"
+    container = CONTAINERS[name]
     if old:
         files.write(package(3, container=container), target)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -178,13 +181,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_is_a_failure_of_the_machine(small_disk: Path) -> None:
-    target = small_disk / "out.safetensors"
-    files.write(package(3), target)
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_full_disk_is_a_failure_of_the_machine(small_disk: Path, name: str) -> None:
+    target, container = small_disk / name, CONTAINERS[name]
+    files.write(package(3, container=container), target)
     with pytest.raises(MachineFailure, match="No space left on device"):
-        files.write(package(1, 300_000), target, force=True)
+        files.write(package(1, 300_000, container), target, force=True)
     assert value_of(target) == 3
-    assert [path.name for path in small_disk.iterdir()] == ["out.safetensors"]
+    assert [path.name for path in small_disk.iterdir()] == [name]
 
 
 def test_a_folder_without_write_permission_is_a_failure_of_the_machine(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ TENSORS = {
     "quantised storage": (tensor(over=storage(kind="QInt8Storage")), "pickle-global"),
     "storage told in two ways": (b"(" + storage() + storage(kind="IntStorage") + b"t", "pickle-persistent"),
     "Parameter of a text": (b"ctorch._utils\n_rebuild_parameter\n(" + text("x") + b"\x88" + ORDERED + b"tR", "pickle-call"),
-    "a dtype that nothing here has": (b"ctorch\ncomplex128\n", "pickle-global"),
+    "a dtype that nothing here has": (b"ctorch\ncomplex32\n", "pickle-global"),
     "device that is a number": (b"ctorch\ndevice\nK\x01\x85R", "pickle-call"),
     "size of texts": (b"ctorch\nSize\n" + text("a") + b"\x85\x85R", "pickle-call"),
     "set of lists": (b"c__builtin__\nset\n]]a\x85R", "pickle-keys"),

@@ -28,8 +28,6 @@ FOREIGN = {
     }),
     "a ControlNet": ("unknown", {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "controlnet_down_blocks.0.weight": (320, 320, 1, 1)}),
     "a ControlNet, in original names": ("unknown", {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}),
-    "an embedding": ("embedding", {"emb_params": (4, 768)}),
-    "an embedding, of SDXL": ("embedding", {"clip_l": (4, 768), "clip_g": (4, 1280)}),
 }  # fmt: skip
 UNEXPLAINED = {
     "a LoRA for Flux": {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072),

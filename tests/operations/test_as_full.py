@@ -8,8 +8,8 @@ import torch
 
 from adapterhub.adapter import Role
 from adapterhub.errors import NeedsBase
-from adapterhub.operations.as_full import as_full
-from adapterhub.operations.deltas import tensor
+from adapterhub.operations.lora.as_full import as_full
+from adapterhub.operations.lora.deltas import tensor
 from adapterhub.tensors import from_bytes, scalar
 
 R = Role

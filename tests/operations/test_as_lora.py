@@ -8,8 +8,8 @@ import torch
 
 from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter, NeedsBase, UsageError
-from adapterhub.operations.as_lora import as_lora
-from adapterhub.operations.deltas import change, tensor
+from adapterhub.operations.lora.as_lora import as_lora
+from adapterhub.operations.lora.deltas import change, tensor
 from adapterhub.tensors import from_bytes, item, scalar
 
 R = Role

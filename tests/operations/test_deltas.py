@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter, NeedsBase
-from adapterhub.operations.deltas import change, delta
+from adapterhub.operations.lora.deltas import change, delta
 from adapterhub.tensors import LazyTensor, from_bytes, scalar
 
 R = Role

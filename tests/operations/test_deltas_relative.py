@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter, NeedsBase
-from adapterhub.operations.deltas import delta
+from adapterhub.operations.lora.deltas import delta
 from adapterhub.tensors import from_bytes, scalar
 
 R = Role

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterhub.errors import RefusedInput
-from adapterhub.operations.deltas import lazy, tensor
+from adapterhub.operations.lora.deltas import lazy, tensor
 from adapterhub.tensors import LazyTensor, from_bytes
 
 FLOATS = {

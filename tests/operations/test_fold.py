@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter
-from adapterhub.operations.deltas import change, tensor
-from adapterhub.operations.fold import fold
+from adapterhub.operations.lora.deltas import change, tensor
+from adapterhub.operations.lora.fold import fold
 from adapterhub.tensors import from_bytes, item, scalar, values
 
 R = Role
@@ -46,7 +46,7 @@ def test_a_scale_of_one_does_not_import_torch():
     program = """
 import sys
 from adapterhub.adapter import Role
-from adapterhub.operations.fold import fold
+from adapterhub.operations.lora.fold import fold
 from adapterhub.tensors import from_bytes, scalar
 down, up = (from_bytes("F16", shape, bytes(16)) for shape in ((4, 2), (2, 4)))
 fold({Role.DOWN: down, Role.UP: up, Role.ALPHA: scalar(4.0)})

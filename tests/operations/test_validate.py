@@ -195,8 +195,8 @@ def test_errors_come_first(checked, modules, heads):
 
 
 def test_another_kind_is_valid_by_its_container_alone(checked):
-    validation = checked({"emb_params": torch.full((2, 768), math.nan)})
-    assert (validation.valid, validation.kind, validation.problems) == (True, "embedding", [])
+    validation = checked({"model.diffusion_model.input_blocks.0.0.weight": torch.full((2, 4, 3, 3), math.nan)})
+    assert (validation.valid, validation.kind, validation.problems) == (True, "checkpoint", [])
 
 
 def test_a_file_of_no_known_kind_says_so(checked):
@@ -253,7 +253,7 @@ REAL = {
     "hansjohn819-commits__sd-lora-anime-style__sd15_te_adapter_model": ("lora", "peft", [
         ("warning", "ambiguous-architecture", ""), ("warning", "missing-alpha", "adapter_config.json"),
     ]),
-    "invoke-ai__InvokeAI__test_embedding": ("embedding", None, []),
+    "invoke-ai__InvokeAI__test_embedding": ("embedding", "kohya", []),
 }  # fmt: skip
 
 

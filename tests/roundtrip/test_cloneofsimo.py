@@ -12,7 +12,7 @@ import adapterhub
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Key, Role
 from adapterhub.errors import RefusedInput
-from adapterhub.layouts.cloneofsimo import LAYOUT
+from adapterhub.layouts.lora.cloneofsimo import LAYOUT
 
 REAL = "cloneofsimo__lora__analog_svd_rank4.safetensors"
 

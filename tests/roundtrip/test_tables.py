@@ -8,7 +8,7 @@ import adapterhub.architectures as architectures
 import adapterhub.layouts as layouts
 from adapterhub.adapter import Key, Kind, Role
 from adapterhub.files import File, Package
-from adapterhub.layouts.spelled import EMBEDDING, split
+from adapterhub.layouts.lora.spelled import EMBEDDING, split
 from adapterhub.tensors import LazyTensor
 
 LORA_LAYOUTS = [layout for layout in layouts.every() if layout.kind is Kind.LORA]

@@ -52,6 +52,20 @@ def _parameter(budget: Budget, tensor: Any, grad: Any, hooks: Any) -> LazyTensor
     return tensor
 
 
+def _parameter_with_state(budget: Budget, tensor: Any, grad: Any, hooks: Any, state: Any) -> LazyTensor:
+    """`torch._utils._rebuild_parameter_with_state`: the tensor. The state is what was set on the Parameter in Python, such
+    as transformers' `_is_hf_initialized`; it says nothing of weights, and is given up where it is plain.
+    """
+    parts = state if type(state) is tuple and len(state) == 2 else (state,)
+    if not all(part is None or (type(part) is dict and all(map(_is_plain, part.values()))) for part in parts):
+        raise Refusal("pickle-call", "a Parameter with attributes other than truths, numbers and texts")
+    return _parameter(budget, tensor, grad, hooks)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def _tensor_from_numpy(budget: Budget, content: Any, element: Any, device: Any, grad: Any) -> LazyTensor:
     """`torch._utils._rebuild_device_tensor_from_numpy`: how tensors on Apple's devices are saved."""
     budget.count_tensor()
@@ -152,9 +166,16 @@ _OMEGACONF = {
     "dictconfig": "DictConfig", "listconfig": "ListConfig", "base": "ContainerMetadata Metadata",
     "nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode BytesNode PathNode EnumNode",
 }  # fmt: skip
+# Until Lightning 1.5 a checkpoint named the classes of the callbacks that had something to remember; these had.
+_CALLBACKS = (("model_checkpoint", "ModelCheckpoint"), ("early_stopping", "EarlyStopping"), ("timer", "Timer"))
+_AVERAGES = (
+    ("ldm.modules.ema", "LitEma"), ("sgm.modules.ema", "LitEma"), ("diffusers.training_utils", "EMAModel"),
+    ("torch_ema.ema", "ExponentialMovingAverage"), ("ema_pytorch.ema_pytorch", "EMA"),
+)  # fmt: skip
+"""What holds a second, averaged set of weights, where a whole object of it was saved instead of its state."""
 _CLASSES = (
-    *((f"{root}.callbacks.{module}", name) for root in _LIGHTNING
-      for module, name in (("model_checkpoint", "ModelCheckpoint"), ("early_stopping", "EarlyStopping"))),
+    *((f"{root}.callbacks.{module}", name) for root in _LIGHTNING for module, name in _CALLBACKS),
+    *_AVERAGES,
     *((f"omegaconf.{module}", name) for module, names in _OMEGACONF.items() for name in names.split()),
 )  # fmt: skip
 """Classes whose objects are left out, with a warning."""
@@ -164,6 +185,7 @@ _CALLS: tuple[tuple[tuple[str, ...], str, Callable[..., Any], tuple[int, ...]], 
     (("torch._utils",), "_rebuild_tensor_v2", _tensor, (6, 7)),
     (("torch._utils",), "_rebuild_tensor_v3", _typed_tensor, (7, 8)),
     (("torch._utils",), "_rebuild_parameter", _parameter, (3,)),
+    (("torch._utils",), "_rebuild_parameter_with_state", _parameter_with_state, (4,)),
     (("torch._utils",), "_rebuild_device_tensor_from_numpy", _tensor_from_numpy, (4,)),
     (("torch",), "Size", _size, (1,)),
     (("torch",), "device", _device, (1, 2)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from adapterhub.files.limits import EXPANSION, FREE_ELEMENTS, Limits
@@ -34,7 +33,7 @@ ELEMENTS = {
     "int16": Element("I16", 2, 2), "uint16": Element("U16", 2, 2), "int32": Element("I32", 4, 4),
     "uint32": Element("U32", 4, 4), "int64": Element("I64", 8, 8), "uint64": Element("U64", 8, 8),
     "float16": Element("F16", 2, 2), "bfloat16": Element("BF16", 2, 2), "float32": Element("F32", 4, 4),
-    "float64": Element("F64", 8, 8), "complex64": Element("C64", 8, 4),
+    "float64": Element("F64", 8, 8), "complex64": Element("C64", 8, 4), "complex128": Element("C128", 16, 8),
     "float8_e4m3fn": Element("F8_E4M3", 1, 1), "float8_e5m2": Element("F8_E5M2", 1, 1),
     "float8_e4m3fnuz": Element("F8_E4M3FNUZ", 1, 1), "float8_e5m2fnuz": Element("F8_E5M2FNUZ", 1, 1),
     "float8_e8m0fnu": Element("F8_E8M0", 1, 1), "float4_e2m1fn_x2": Element("F4", 1, 1, packed=2),
@@ -42,7 +41,7 @@ ELEMENTS = {
 STORAGES = {
     "BoolStorage": "bool", "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16", "IntStorage": "int32",
     "LongStorage": "int64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "FloatStorage": "float32",
-    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64",
+    "DoubleStorage": "float64", "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
 }  # fmt: skip
 """Classes of `torch`, and what their elements are."""
 
@@ -70,6 +69,36 @@ class Storage:
         return _swapped(pieces, element.swapped) if self.big_endian and element.swapped > 1 else pieces
 
 
+@dataclass(slots=True, eq=False)
+class View:
+    """The bytes of one tensor: `length` from `start` in its storage, gathered by `shape` and `stride` (in elements) where
+    they do not lie in row-major order.
+    """
+
+    storage: Storage
+    element: Element
+    start: int
+    length: int
+    shape: Shape = ()
+    stride: Shape = ()
+
+    def __call__(self) -> Iterable[Buffer]:
+        pieces = self.storage.pieces(self.element, self.start, self.length)
+        return _gathered(pieces, self.shape, self.stride, self.element.width) if self.stride else pieces
+
+
+def stored_bytes(tensors: Iterable[LazyTensor]) -> int:
+    """The bytes of all storages that `tensors` lie in, each counted once; a tensor without one counts its own."""
+    storages: set[Storage] = set()
+    others = 0
+    for tensor in tensors:
+        if isinstance(tensor.chunks, View):
+            storages.add(tensor.chunks.storage)
+        else:
+            others += tensor.nbytes
+    return others + sum(storage.nbytes for storage in storages)
+
+
 def rebuild(storage: Storage, element: Element, offset: Any, shape: Any, stride: Any, limits: Limits) -> LazyTensor:
     """The tensor at `offset` with `shape` and `stride`, all in elements; refused where it leaves the storage."""
     if type(offset) is not int or type(shape) is not tuple or type(stride) is not tuple or len(shape) != len(stride):
@@ -88,11 +117,10 @@ def rebuild(storage: Storage, element: Element, offset: Any, shape: Any, stride:
     if elements > max(EXPANSION * there, FREE_ELEMENTS):
         raise Refusal("tensor-expansion", f"a tensor that makes {elements} elements out of {there} by repeating them")
     width = element.width
-    reach = elements if elements == 0 or _contiguous(shape, stride) else last + 1
-    chunks: Callable[[], Iterable[Buffer]] = partial(storage.pieces, element, offset * width, reach * width)
-    if elements and not _contiguous(shape, stride):
-        chunks = partial(_gathered, chunks, shape, tuple(step * width for step in stride), width)
-    return LazyTensor(element.dtype, _unpacked(shape, element.packed), chunks)
+    whole = not elements or _contiguous(shape, stride)
+    reach = elements if whole else last + 1
+    view = View(storage, element, offset * width, reach * width, *(() if whole else (shape, stride)))
+    return LazyTensor(element.dtype, _unpacked(shape, element.packed), view)
 
 
 def _integers(value: tuple[Any, ...]) -> bool:
@@ -118,11 +146,11 @@ def _unpacked(shape: Shape, packed: int) -> Shape:
     return (*shape[:-1], shape[-1] * packed)
 
 
-def _gathered(pieces: Callable[[], Iterable[Buffer]], shape: Shape, stride: Shape, width: int) -> Iterator[Buffer]:
+def _gathered(pieces: Iterable[Buffer], shape: Shape, stride: Shape, width: int) -> Iterator[Buffer]:
     import numpy as np
 
-    window = np.frombuffer(b"".join(pieces()), f"V{width}")
-    yield np.lib.stride_tricks.as_strided(window, shape, stride).tobytes()
+    window = np.frombuffer(b"".join(pieces), f"V{width}")
+    yield np.lib.stride_tricks.as_strided(window, shape, tuple(step * width for step in stride)).tobytes()
 
 
 def _swapped(pieces: Iterable[Buffer], width: int) -> Iterator[Buffer]:

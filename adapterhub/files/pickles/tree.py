@@ -32,7 +32,7 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     state, beside = _state(tree)
     tensors = _named(state, limits)
     problems = [
-        Problem("warning", "left-out", name, f"{count} objects of this class hold no weights and are not read")
+        Problem("warning", "left-out", name, f"{count} objects of this class, and what they hold, are not read")
         for name, count in sorted(left_out.items())
     ]
     if strays := sum(1 for value in beside for _ in _walk(value, "")):

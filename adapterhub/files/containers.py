@@ -1,0 +1,97 @@
+"""One file by its content: which container it is, and the module that reads it. Content decides; a name only forbids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from adapterhub.errors import MalformedFile
+from adapterhub.files import foreign, safetensors
+from adapterhub.files.limits import Limits
+from adapterhub.files.package import PNG, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, WEBP, File, Problem
+from adapterhub.files.source import Source
+
+
+class Container(NamedTuple):
+    """How a container begins, its name, and the module that reads it, which is imported when one is met."""
+
+    pattern: re.Pattern[bytes]
+    name: str
+    module: str
+
+
+CONTAINERS = (
+    Container(re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, "adapterhub.files.pickles.zip_container"),
+    Container(re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, "adapterhub.files.pickles.legacy_container"),
+    Container(re.compile(rb"\x89PNG\r\n\x1a\n"), PNG, "adapterhub.files.images.reading"),
+    Container(re.compile(rb"RIFF....WEBP", re.DOTALL), WEBP, "adapterhub.files.images.reading"),
+)
+"""What is none of these is safetensors, or refused by the name of what it is."""
+ANY = frozenset(container.name for container in CONTAINERS)
+TORCH = frozenset({TORCH_ZIP, TORCH_LEGACY})
+_SAFE = ".safetensors"
+_MEND = "Nothing in it was executed. Get it as safetensors, or from where it comes from again."
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file, what was odd about it, and the sources behind its tensors by their names: itself, or its shards."""
+
+    file: File
+    problems: tuple[Problem, ...]
+    sources: dict[str, Source]
+
+
+def open_file(path: Path, limits: Limits, *, name: str = "", among: Collection[str] = ANY) -> Opened:
+    """The file at `path`, which is safetensors or one of the containers `among`.
+
+    `name` is what the file was called before links were followed. What is called `.safetensors`, by either name, never
+    leads to a reader of pickles.
+    """
+    if any(called.lower().endswith(_SAFE) for called in (path.name, name)):
+        among = ()
+    with closing_on_error([Source(path)]) as sources:
+        source = sources[0]
+        head = source.read(0, min(source.size, foreign.SNIFFED))
+        for container in CONTAINERS:
+            if container.name in among and container.pattern.match(head):
+                return _read(container, source, limits)
+        return _read_safetensors(source, head, limits)
+
+
+@contextmanager
+def closing_on_error(sources: list[Source]) -> Iterator[list[Source]]:
+    """Closes `sources`, and what was added to them, if something goes wrong inside."""
+    try:
+        yield sources
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+
+
+def _read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
+    path = source.path
+    count = safetensors.header_length(head, source.size, path, limits)
+    start = safetensors.PREFIX + count
+    raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
+    header = safetensors.parse_header(raw, source.size - start, path, limits)
+    file = File(header.tensors(source.pieces, start), header.metadata, container=SAFETENSORS)
+    return Opened(file, tuple(header.problems), {path.name: source})
+
+
+def _read(container: Container, source: Source, limits: Limits) -> Opened:
+    from adapterhub.files.pickles.state import Refusal
+
+    try:
+        file, problems = import_module(container.module).read_file(source, limits)
+    except Refusal as refusal:
+        place = "" if refusal.at is None else f" (byte {refusal.at} of the pickle)"
+        raise MalformedFile(source.path, refusal.rule, f"{refusal.message}{place}", mend=_MEND) from None
+    file.container = container.name
+    return Opened(file, tuple(problems), {source.path.name: source})

@@ -1,0 +1,120 @@
+"""A tensor file with its keys split into a head (some spelling of a module) and a role, once, for every layout to look at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from adapterhub.adapter import Key, Role
+from adapterhub.algorithms import Extent, extent
+from adapterhub.layouts.lora.suffixes import ROLES
+from adapterhub.tensors import LazyTensor
+
+EMBEDDING = "embedding"
+"""The component of embeddings that travel inside a LoRA file; their module is "TOKEN.FIELD"."""
+
+BUNDLE = "bundle_emb."
+"""A1111's and OneTrainer's prefix for them."""
+
+_AFTER_FIRST_DOT = {suffix[1:]: role for suffix, role in ROLES.items()}
+
+# What wraps a key without meaning anything, and the name under which its removal is reported.
+_WRAPPERS = (
+    ("compiled", re.compile(r"_orig_mod\.|_fsdp_wrapped_module\."), ""),
+    ("distributed", re.compile(r"^module\.(?=.)"), ""),
+    ("adapter-name", re.compile(r"(\.(?:lora_[AB]|oft_R))\.(?!(?:weight|bias|scaled_oft)$)[^.]+(?=\.(?:weight|bias)$)"), r"\1"),
+    ("adapter-name", re.compile(r"(\.lora_magnitude_vector)\.(?!weight$)[^.]+(?:\.weight)?$"), r"\1"),
+    ("adapter-name", re.compile(r"(\.(?:lora_[ABE]|hada_\w+|lokr_\w+|ia3_l|boft_[Rs]))\.(?!(?:weight|bias)$)[^.]+$"), r"\1"),
+    ("undotted-suffix", re.compile(r"^(lora_[^.]*)_(lora_(?:down|up)\.weight|alpha)$"), r"\1.\2"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """`heads[head][role]` is the name of a tensor, `roles[head][role]` the tensor; `unsplit` have no known suffix.
+
+    `doubles` are names whose head and role another name of the file has already; `unwrapped` maps the names that were
+    cleaned to why; `bundled` are embeddings that travel along (`bundle_emb.TOKEN.FIELD`).
+    """
+
+    tensors: Mapping[str, LazyTensor]
+    heads: dict[str, dict[Role, str]]
+    roles: dict[str, dict[Role, LazyTensor]]
+    suffix_of: Mapping[str, str]
+    unsplit: tuple[str, ...] = ()
+    doubles: tuple[str, ...] = ()
+    unwrapped: Mapping[str, str] = field(default_factory=dict)
+    bundled: Mapping[str, Key] = field(default_factory=dict)
+
+    @cached_property
+    def suffixes(self) -> frozenset[str]:
+        """Every suffix that occurs, without the dot in front."""
+        return frozenset(self.suffix_of.values())
+
+    @cached_property
+    def extents(self) -> dict[str, Extent]:
+        """The extent of each head's weight, as its tensors' shapes tell it."""
+        return {head: extent(roles) for head, roles in self.roles.items()}
+
+    def unwrap(self) -> Spelled:
+        """The same file with wrappers (`_orig_mod.`, adapter names …) taken off its keys."""
+        cleaned = {name: _clean(name) for name in self.tensors}
+        return split(self.tensors, {name: clean for name, (clean, _) in cleaned.items()},
+                     {name: why for name, (_, why) in cleaned.items() if why})  # fmt: skip
+
+
+def split(
+    tensors: Mapping[str, LazyTensor],
+    clean: Mapping[str, str] | None = None,
+    unwrapped: Mapping[str, str] | None = None,
+) -> Spelled:
+    """Splits every name of `tensors` (or what `clean` makes of it) at the longest known suffix."""
+    heads: dict[str, dict[Role, str]] = {}
+    roles: dict[str, dict[Role, LazyTensor]] = {}
+    suffix_of: dict[str, str] = {}
+    unsplit: list[str] = []
+    doubles: list[str] = []
+    bundled: dict[str, Key] = {}
+    for name, tensor in tensors.items():
+        spelled = name if clean is None else clean[name]
+        head, _, suffix = spelled.partition(".")
+        role = _AFTER_FIRST_DOT.get(suffix)
+        if role is None:
+            head, suffix, role = _split_at_suffix(spelled)
+            if role is None and name.startswith(BUNDLE):
+                bundled[name] = Key(EMBEDDING, name.removeprefix(BUNDLE), Role.VECTORS)
+                continue
+            if role is None:
+                unsplit.append(name)
+                continue
+        suffix_of[name] = suffix
+        names = heads.get(head)
+        if names is None:
+            heads[head], roles[head] = {role: name}, {role: tensor}
+        elif role in names:
+            doubles.append(name)
+        else:
+            names[role], roles[head][role] = name, tensor
+    return Spelled(tensors, heads, roles, suffix_of, tuple(unsplit), tuple(doubles), unwrapped or {}, bundled)
+
+
+def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:
+    """The head, the longest known suffix and its role; no suffix has more than three dots."""
+    last = name.rfind(".")
+    second = name.rfind(".", 0, last) if last > 0 else -1
+    third = name.rfind(".", 0, second) if second > 0 else -1
+    for dot in (third, second, last):
+        if dot >= 0 and (role := _AFTER_FIRST_DOT.get(name[dot + 1 :])) is not None:
+            return name[:dot], name[dot + 1 :], role
+    return name, "", None
+
+
+def _clean(name: str) -> tuple[str, str]:
+    why = ""
+    for reason, pattern, replacement in _WRAPPERS:
+        cleaned = pattern.sub(replacement, name)
+        if cleaned != name:
+            name, why = cleaned, reason
+    return name, why

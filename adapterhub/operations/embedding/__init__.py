@@ -1,0 +1,1 @@
+"""What can be done with embeddings, and with those that travel in LoRA files."""

@@ -1,0 +1,119 @@
+"""What a conversion was asked for, and what that means for a source of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import adapterhub.layouts as layouts
+from adapterhub.adapter import Kind
+from adapterhub.errors import NotAnAdapter, OutputExists, UnknownName, UsageError
+from adapterhub.files import DIRECTORY, Package
+from adapterhub.layouts.base import Form, Layout
+from adapterhub.operations.work import Request
+
+DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+ALGORITHMS = ("lora", "full")
+_FILE_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".webp")
+_EXTRACTED = "kohya"
+"""The layout of extracted embeddings, if none is named."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The arguments of `convert`."""
+
+    source: Path
+    target: str
+    to: str | None
+    for_tool: str | None
+    algorithm: str | None
+    rank: int | None
+    dtype: str | None
+    token: str | None
+    image: Path | None
+    extract_embeddings: bool
+    fit: bool
+    allow_loss: bool
+    force: bool
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be meant, whatever the source is."""
+        if (self.to is None) == (self.for_tool is None) and not (self.extract_embeddings and self.to is None):
+            raise UsageError("say what to convert to", mend="Give either --to LAYOUT or --for TOOL.")
+        if self.algorithm is not None and self.algorithm not in ALGORITHMS:
+            raise UnknownName("algorithm", self.algorithm, ALGORITHMS)
+        if self.rank is not None and (self.algorithm != "lora" or self.rank < 1):
+            raise UsageError("--rank goes with --as lora and is at least 1")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UnknownName("dtype", self.dtype, tuple(DTYPES))
+        path = Path(self.target)
+        if path.exists() and self.source.exists() and path.samefile(self.source):
+            raise UsageError(f"{path} is the source itself", mend="Give another output path.")
+        if path.exists() and not path.is_dir() and not self.force:
+            raise OutputExists(path)
+
+    def met(self, kind: Kind) -> tuple[Kind, Request]:
+        """The request for a source of `kind`, and whose work it is. Raises UsageError where it cannot be met."""
+        if self.extract_embeddings:
+            if kind is not Kind.LORA:
+                raise NotAnAdapter(f"{self.source}: embeddings are extracted from LoRA files, and this is no such file")
+            work, into = Kind.EMBEDDING, Kind.EMBEDDING
+        else:
+            work, into = kind, self._into(kind)
+        layout, container = self._layout(into)
+        path = Path(self.target)
+        form = Form(container, "" if self._names_folder() else path.stem, self.image)
+        dtype = DTYPES[self.dtype] if self.dtype is not None else None
+        return work, Request(
+            self.source, layout, form, self.algorithm, self.rank, dtype, self.token, self.fit, self.allow_loss
+        )
+
+    def place(self, package: Package) -> Path:
+        """The file or folder that is written: where a folder is named for a file, the file's usual name inside."""
+        path = Path(self.target)
+        if package.container == DIRECTORY:
+            if path.suffix in _FILE_SUFFIXES:
+                several = ", ".join(package.files)
+                raise UsageError(
+                    f"{path} names a file, and what is written is a folder of {several}", mend="Give -o DIR/."
+                )
+            found = path
+        else:
+            found = path / next(iter(package.files)) if self._names_folder() else path
+        if found.exists() and not self.force and not (found.is_dir() and not any(found.iterdir())):
+            raise OutputExists(found)
+        return found
+
+    def _names_folder(self) -> bool:
+        return Path(self.target).is_dir() or self.target.endswith("/")
+
+    def _into(self, kind: Kind) -> Kind:
+        """The kind of the result: a hypernetwork goes into a layout of LoRAs if that is what is named."""
+        if kind is not Kind.HYPERNETWORK:
+            return kind
+        known = layouts.TOOLS[kind] if self.for_tool is not None else {layout.name for layout in layouts.every(kind)}
+        return kind if (self.for_tool or self.to) in known else Kind.LORA
+
+    def _layout(self, kind: Kind) -> tuple[Layout, str]:
+        """The layout and the container: of the layouts that a tool reads the first that is written under such a name."""
+        suffix = Path(self.target).suffix.lower()
+        named = (
+            (layouts.get(self.to or _EXTRACTED, kind),)
+            if self.for_tool is None
+            else layouts.for_tool(self.for_tool, kind)
+        )
+        for layout in named:
+            if not layout.writes:
+                raise UsageError(f"{layout.name} is only read", mend="adapterhub layouts shows what is written.")
+            if suffix in layout.containers or suffix not in _FILE_SUFFIXES:
+                return layout, layout.containers.get(suffix, next(iter(layout.containers.values())))
+        raise UsageError(
+            f"{self.target}: {named[0].name} is not written as {suffix}",
+            mend=f"Give -o a name with {_suffixes(named)}.",
+        )
+
+
+def _suffixes(found: Iterable[Layout]) -> str:
+    return " or ".join(suffix or "no suffix, for a folder" for layout in found for suffix in layout.containers)
