@@ -1,7 +1,7 @@
 """Containers: what lies on disk, read without trust and written whole or not at all.
 
-`read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, its shards, and folders; `read`
-also knows the pickles of torch, and executes none.
+`read` gives a Package of lazy tensors, `write` puts one on disk. Both know safetensors, the archives of torch, whose pickles
+are interpreted and never executed, pictures that hold embeddings, and folders; `read` also knows shards.
 """
 
 from adapterhub.files.digests import data_sha256, every_digest, sha256
@@ -20,7 +20,8 @@ from adapterhub.files.package import (
     Problem,
 )
 from adapterhub.files.reading import read
-from adapterhub.files.writing import DIGEST, write
+from adapterhub.files.safetensors_writing import DIGEST
+from adapterhub.files.writing import write
 
 __all__ = [
     "DIGEST",

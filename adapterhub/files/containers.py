@@ -18,24 +18,28 @@ from adapterhub.files.source import Source
 
 
 class Container(NamedTuple):
-    """How a container begins, its name, and the module that reads it, which is imported when one is met."""
+    """How a container begins, its name, the module that reads it, which is imported when one is met, and what to do about
+    one that is refused.
+    """
 
     pattern: re.Pattern[bytes]
     name: str
     module: str
+    mend: str
 
 
+_PICKLED = "Nothing in it was executed. Get it as safetensors, or from where it comes from again."
+_DRAWN = "Get the picture as it was saved: what shows pictures, or sends them, may have changed it."
 CONTAINERS = (
-    Container(re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, "adapterhub.files.pickles.zip_container"),
-    Container(re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, "adapterhub.files.pickles.legacy_container"),
-    Container(re.compile(rb"\x89PNG\r\n\x1a\n"), PNG, "adapterhub.files.images.reading"),
-    Container(re.compile(rb"RIFF....WEBP", re.DOTALL), WEBP, "adapterhub.files.images.reading"),
-)
+    Container(re.compile(rb"PK(\x03\x04|\x05\x06)"), TORCH_ZIP, "adapterhub.files.pickles.zip_container", _PICKLED),
+    Container(re.compile(foreign.TORCH_MAGIC, re.DOTALL), TORCH_LEGACY, "adapterhub.files.pickles.legacy_container", _PICKLED),
+    Container(re.compile(rb"\x89PNG\r\n\x1a\n"), PNG, "adapterhub.files.images.reading", _DRAWN),
+    Container(re.compile(rb"RIFF....WEBP", re.DOTALL), WEBP, "adapterhub.files.images.reading", _DRAWN),
+)  # fmt: skip
 """What is none of these is safetensors, or refused by the name of what it is."""
 ANY = frozenset(container.name for container in CONTAINERS)
 TORCH = frozenset({TORCH_ZIP, TORCH_LEGACY})
 _SAFE = ".safetensors"
-_MEND = "Nothing in it was executed. Get it as safetensors, or from where it comes from again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,6 @@ def _read(container: Container, source: Source, limits: Limits) -> Opened:
         file, problems = import_module(container.module).read_file(source, limits)
     except Refusal as refusal:
         place = "" if refusal.at is None else f" (byte {refusal.at} of the pickle)"
-        raise MalformedFile(source.path, refusal.rule, f"{refusal.message}{place}", mend=_MEND) from None
+        raise MalformedFile(source.path, refusal.rule, f"{refusal.message}{place}", mend=container.mend) from None
     file.container = container.name
     return Opened(file, tuple(problems), {source.path.name: source})

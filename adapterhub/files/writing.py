@@ -13,12 +13,10 @@ from adapterhub.errors import UsageError
 from adapterhub.files import publishing
 from adapterhub.files.beside import leaves
 from adapterhub.files.package import DIRECTORY, PNG, SAFETENSORS, TORCH_ZIP, WEBP, File, Package
-from adapterhub.files.safetensors_writing import DIGEST, write_safetensors
+from adapterhub.files.safetensors_writing import write_safetensors
 from adapterhub.files.source import machine
 from adapterhub.files.streaming import sha256_of, write_all
 from adapterhub.files.targets import require_file_target, require_folder_target
-
-__all__ = ["DIGEST", "write"]
 
 
 def write(

@@ -33,7 +33,12 @@ print(300 / (time.process_time() - start))
 
 def lora(path: Path, architecture: str, rank: int) -> str:
     """A Kohya LoRA of full size at `path`."""
-    cost(sys.executable, "-m", "tests.benchmarks.files", str(path), architecture, str(rank))
+    return made("lora", path, architecture, str(rank))
+
+
+def made(what: str, path: Path, *arguments: str) -> str:
+    """A file of full size at `path`."""
+    cost(sys.executable, "-m", "tests.benchmarks.files", what, str(path), *arguments)
     return str(path)
 
 
@@ -42,6 +47,16 @@ def start_up(folder: Path) -> Iterator[Row]:
     small = lora(folder / "sd1.safetensors", "sd1", 4)
     for arguments, limit in ((("--help",), 0.15), (("--version",), 0.15), (("inspect", small), 0.35)):
         yield Row(f"adapterhub {arguments[0]}", typical(*adapterhub(*arguments)).cpu, limit, "CPU-s")
+
+
+def pickled(folder: Path) -> Iterator[Row]:
+    """Torch's files, of which no tensor is read."""
+    small = made("embedding", folder / "word.pt")
+    yield Row("adapterhub inspect, an embedding", typical(*adapterhub("inspect", small)).cpu, 0.35, "CPU-s")
+    whole = made("checkpoint", folder / "model.ckpt", "sd1")
+    found = typical(*adapterhub("inspect", whole), runs=3)
+    yield Row("adapterhub inspect, a .ckpt of 2 GB: peak memory", found.peak, 60, "MB")
+    Path(whole).unlink()
 
 
 def inspecting(folder: Path) -> Iterator[Row]:
@@ -75,7 +90,7 @@ def main() -> int:
     """Print a line a figure; status 1 if one breaks its limit."""
     broken = 0
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-") as name:
-        for measure in (start_up, inspecting, converting):
+        for measure in (start_up, pickled, inspecting, converting):
             for row in measure(Path(name)):
                 broken += not row.kept
                 print(row, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import adapterhub.architectures as architectures
 from adapterhub import files
 from adapterhub.adapter import Adapter, Key, Kind, Role
+from adapterhub.files import File, Package
 from adapterhub.layouts import get
 from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
 _TRAINED = (".attn1.", ".attn2.", ".ff.net.", "proj_in", "proj_out", ".self_attn.", ".mlp.")
+_PIECE = 4 << 20
 _RANDOM = np.random.default_rng(0).standard_normal(1 << 22).astype("<f2").tobytes()
 
 
@@ -33,10 +36,41 @@ def kohya_lora(path: Path, architecture: str, rank: int) -> Path:
     return path
 
 
+def checkpoint(path: Path, architecture: str) -> Path:
+    """A whole model as trainers pickled it: `state_dict` beside a step; all zeros, in float16."""
+    model = architectures.get(architecture)
+    state: dict[str, LazyTensor] = {}
+    for component, part in model.parts.items():
+        dialect = model.dialect(part.dialect, component)
+        for module, kind, shape in model.tensors(component):
+            state[dialect.row(module, kind, inner=f"{component}.", outer=part.prefix).place] = _zeros(shape)
+    tree = {"state_dict": state, "global_step": 1000}
+    files.write(Package.new({path.name: File({}, {}, tree, files.TORCH_ZIP)}), path)
+    return path
+
+
+def embedding(path: Path) -> Path:
+    """A1111's `.pt` of 8 vectors for SD 1."""
+    tree = {"string_to_token": {"*": 265}, "string_to_param": {"*": _random((8, 768))}, "name": path.stem, "step": 1}
+    files.write(Package.new({path.name: File({}, {}, tree, files.TORCH_ZIP)}), path)
+    return path
+
+
+def _zeros(shape: Shape) -> LazyTensor:
+    size = 2 * math.prod(shape)
+    return LazyTensor("F16", shape, lambda: (bytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE)))
+
+
 def _random(shape: Shape) -> LazyTensor:
     size = 2 * int(np.prod(shape))
     return from_bytes("F16", shape, (_RANDOM * (size // len(_RANDOM) + 1))[:size])
 
 
 if __name__ == "__main__":  # a process of its own, whose memory is not the measured one's
-    kohya_lora(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    match sys.argv[1:]:
+        case ["lora", path, architecture, rank]:
+            kohya_lora(Path(path), architecture, int(rank))
+        case ["checkpoint", path, architecture]:
+            checkpoint(Path(path), architecture)
+        case ["embedding", path]:
+            embedding(Path(path))

@@ -24,7 +24,8 @@ from pathlib import Path
 from adapterhub import files
 from adapterhub.errors import MalformedFile
 try:
-    outcome = len(files.read(Path(sys.argv[1])).only.tensors)
+    package = files.read(Path(sys.argv[1]))
+    outcome = package.problems[0].code if package.problems else len(package.only.tensors)
 except MalformedFile as error:
     outcome = error.rule
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])

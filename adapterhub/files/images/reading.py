@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _STRIPS = "side strips"
+_NOTHING = "no-embedding"
 _SHOWN = 5
 """Differences that a message names."""
 
@@ -28,12 +29,13 @@ def read_file(source: Source, limits: Limits) -> tuple[File, list[Problem]]:
     """The embedding in a PNG or WebP picture, with the tree and the names of the `.pt` that A1111 makes of it.
 
     Where both the text chunk and the strips hold one, the text chunk counts, and a difference is a problem of severity
-    error. Refusal where the picture breaks a rule, or holds no embedding (rule `no-embedding`).
+    error. A picture that never held one is a file without tensors, and a warning `no-embedding`; Refusal under that name
+    where what is left of strips shows that it did, and where the picture breaks a rule.
     """
     is_png = source.read(0, min(source.size, len(SIGNATURE))) == SIGNATURE
     picture = read_png(source, limits) if is_png else read_webp(source, limits)
     tree, problems = _tree(picture, limits)
-    file, odd = file_of(tree, {}, limits)
+    file, odd = file_of(tree, {}, limits) if tree is not None else (File({}), [])
     source.ensure_unchanged()
     return file, problems + odd
 
@@ -43,7 +45,7 @@ def _tree(picture: Picture, limits: Limits) -> tuple[Any, list[Problem]]:
     hidden = strips.find(image, limits.payload) if image else None
     if picture.text is None:
         if hidden is None:
-            raise _nothing(picture, image, limits)
+            return None, [_nothing(picture, image, limits)]
         return payload.loads(hidden, limits), []
     tree = payload.loads(picture.text, limits)
     return tree, list(_doubts(picture, image, hidden, tree, limits))
@@ -62,16 +64,17 @@ def _decoded(picture: Picture, pixels: bytes) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _nothing(picture: Picture, image: Image.Image | None, limits: Limits) -> Refusal:
-    """What to say of a picture without an embedding."""
+def _nothing(picture: Picture, image: Image.Image | None, limits: Limits) -> Problem:
+    """What to say of a picture without an embedding. Refusal where it held one."""
     message = f"{picture.kind} without an embedding; resizing, JPEG and optimising destroy the strips that hold one"
     if image and strips.remains(image):
-        message += (
-            ". Dark lines part strips from its sides, as if it had held one: they are cropped, scaled or recompressed"
+        raise Refusal(
+            _NOTHING,
+            f"{message}. Dark lines part strips from its sides, as if it had held one: they are cropped, scaled or recompressed",
         )
     if image is None and picture.width * picture.height > limits.decoded:
         message += f"; strips were not looked for, as it has more than {limits.decoded} pixels"
-    return Refusal("no-embedding", message)
+    return Problem("warning", _NOTHING, "", message)
 
 
 def _doubts(
