@@ -1,13 +1,15 @@
 # make demo     sets up .venv and shows what adapterhub does, on the fixtures and on ../shared/real where it is
 # make test     sets up .venv and runs the tests
 # make check    lint, format, types, imports; schemas, inventories and README current
+# make fuzz     every parser under atheris, SECONDS each
 # make bench    speed and memory, as ratios within one run
-# make schemas  writes schemas/ from adapterhub/documents.py, and the parts of README.md that come from the code
+# make schemas  writes schemas/ from adapterhub/documents/, and the parts of README.md that come from the code
 # make fixtures writes fixtures/ again
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
 	$(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 BIN := .venv/bin
 JOBS ?= 2
+SECONDS ?= 60
 
 # One thread a process: the tests run in JOBS processes. Nothing reaches for the network.
 export OMP_NUM_THREADS := 1
@@ -16,7 +18,7 @@ export HF_HUB_DISABLE_XET := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check bench schemas fixtures
+.PHONY: demo test check fuzz bench schemas fixtures
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml constraints.txt
@@ -39,6 +41,10 @@ check: .venv/installed
 	$(BIN)/python -m adapterhub.documents --check
 	$(BIN)/python -m adapterhub.architectures.generate --check
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cog --check README.md
+	$(BIN)/python -m tests.fuzz --seconds 5 --seed 1
+
+fuzz: .venv/installed
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks

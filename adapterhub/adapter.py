@@ -83,8 +83,11 @@ class Role(StrEnum):
     VECTORS = "vectors"  # an embedding: (n, width) or (width,), module its token; in a LoRA under component "embedding"
     OUTPUT_VECTORS = "output_vectors"  # (n, width): added behind the text encoder (OneTrainer)
 
-    LAYER_WEIGHT = "layer_weight"  # a hypernetwork's layer: linear (out, in), norm (out,), PReLU's slope (1,)
-    LAYER_BIAS = "layer_bias"  # (out,)
+    LAYER_WEIGHT = (
+        "layer_weight"  # the weight itself: a checkpoint's, or of a hypernetwork's layer (PReLU's slope (1,))
+    )
+    LAYER_BIAS = "layer_bias"  # (O,)
+    ASIDE = "aside"  # what stands in a checkpoint beside its weights
 
 
 class Key(NamedTuple):

@@ -42,7 +42,7 @@ def fingerprint(adapter: Adapter) -> str:
     import numpy as np
 
     digest = hashlib.sha256(VERSION)
-    digest.update(_structure(adapter))
+    digest.update(structure(adapter))
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
         for (component, module), tensors in _named(adapter):
             digest.update(f"\n{component}\0{module}\0".encode())
@@ -51,12 +51,14 @@ def fingerprint(adapter: Adapter) -> str:
     return digest.hexdigest()
 
 
-def _structure(adapter: Adapter) -> bytes:
+def structure(adapter: Adapter) -> bytes:
     """What acts in a hypernetwork beside its numbers; nothing of the kind in other adapters."""
     if adapter.kind is not Kind.HYPERNETWORK:
         return b""
     told = json.loads(adapter.metadata.get(STRUCTURE, "{}"))
-    return json.dumps([told.get(name) for name in _ACTS]).encode()
+    linear = told.get("activation", "linear") == "linear"
+    acts = [told.get(name) for name in _ACTS if not (linear and name == "activate_output")]
+    return json.dumps(acts).encode()
 
 
 def _named(adapter: Adapter) -> list[tuple[tuple[str, str], Roles]]:

@@ -22,7 +22,8 @@ _HASHES = {"sshs_model_hash": DIGEST, _SPEC_HASH: f"0x{DIGEST}"}
 HASHED = frozenset(_HASHES)
 """Fields whose DIGEST the writer replaces by the sha256 of the tensor data."""
 
-_KINDS = {Kind.LORA: "/lora", Kind.EMBEDDING: "/textual-inversion", Kind.HYPERNETWORK: "/hypernetwork"}
+_KINDS = {Kind.LORA: "/lora", Kind.EMBEDDING: "/textual-inversion", Kind.HYPERNETWORK: "/hypernetwork",
+          Kind.CHECKPOINT: ""}  # fmt: skip
 """ModelSpec's endings of an architecture's id; it has none for hypernetworks, and the rule gives one."""
 _KOHYA = ("ss_base_model_version", "ss_v2")
 _UNTRUE_AFTER_A_CHANGE = ("sshs_legacy_hash",)

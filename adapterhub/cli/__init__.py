@@ -17,6 +17,8 @@ COMMANDS = {
     "validate": "Say what is wrong with files and how to mend it.",
     "convert": "Rewrite an adapter in another tool's layout, and prove that it does the same.",
     "diff": "Compare what two adapters do, module by module, whatever their layouts.",
+    "embedding": "Merge, scale and trim embeddings, and say which tokens they are like.",
+    "hypernetwork": "Scale a hypernetwork, or merge several.",
     "layouts": "List the layouts that are read and written.",
     "architectures": "List the model families that are known.",
     "demo": "Convert the fixtures of a source checkout and show the proofs.",

@@ -53,7 +53,7 @@ def describe(done: Conversion) -> list[str]:
     """Where it went, the ledger in short, the proof, and whatever was dropped or odd."""
     error = "" if done.max_error is None else f", max error {number(done.max_error)} over {done.modules} modules"
     rows = [
-        ("from", done.source.path),
+        *(("from", read.path) for read in done.inputs or [done.source]),
         ("would write" if done.dry_run else "to", f"{done.target.path} ({done.target.layout})"),
         ("ledger", counts({action: n for action, n in done.summary.items() if n}) or "nothing to do"),
         ("proof", f"{done.exactness}{error or ', not measured'}"),

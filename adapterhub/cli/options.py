@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -19,3 +20,10 @@ debug = click.option(
 paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")
+_WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
+
+
+def weighted_path(text: str) -> tuple[Path, float]:
+    """PATH or PATH:WEIGHT: what stands behind the last colon is a weight if it is a number, and no file is called all of it."""
+    found = _WEIGHTED.fullmatch(text)
+    return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)

@@ -7,6 +7,7 @@ are interpreted and never executed, pictures that hold embeddings, and folders; 
 from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import (
+    ASIDE_FILE,
     DIRECTORY,
     PNG,
     SAFETENSORS,
@@ -24,6 +25,7 @@ from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.writing import write
 
 __all__ = [
+    "ASIDE_FILE",
     "DIGEST",
     "DIRECTORY",
     "LIMITS",

@@ -12,7 +12,7 @@ from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files.beside import inside, read_document, read_text
 from adapterhub.files.folder import WEIGHTS, Folder, listed
 from adapterhub.files.limits import Limits
-from adapterhub.files.package import Problem
+from adapterhub.files.package import ASIDE_FILE, Problem
 
 
 class Known(NamedTuple):
@@ -121,7 +121,7 @@ def _pipeline(folder: Folder, limits: Limits) -> Contents | None:
     if PIPELINE not in folder.files:
         return None
     stated = _stated_components(folder, limits)
-    contents = Contents([], _documents(folder))
+    contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _documents(folder))
     for name in (*COMPONENTS, _SCHEDULER):
         part = Folder(folder.path / name) if name in folder.folders else None
         weights = _preferred(part) if part else []

@@ -21,6 +21,8 @@ class Limits:
     """Characters of all metadata together."""
     document: int = 16_000_000
     """Bytes of a JSON file beside the weights, shard indexes included."""
+    document_values: int = 500_000
+    """Values in such a file; a shard index has one for each tensor."""
     opcodes: int = 1_000_000
     """Opcodes of one pickle; a tensor takes some 35."""
     pickle: int = 64 << 20

@@ -14,6 +14,8 @@ from adapterhub.tensors import LazyTensor
 SAFETENSORS, SHARDED, DIRECTORY = "safetensors", "safetensors-sharded", "directory"
 TORCH_ZIP, TORCH_LEGACY = "torch-zip", "torch-legacy"
 PNG, WEBP = "png", "webp"
+ASIDE_FILE = "adapterhub_aside.safetensors"
+"""In a folder: what the single file had that diffusers has no place for."""
 SINGLE = frozenset({SAFETENSORS, TORCH_ZIP, TORCH_LEGACY, PNG, WEBP})
 """Containers that are one file."""
 

@@ -28,6 +28,8 @@ SPARE = 1024
 """Spaces after a header that we write, at least: room to edit metadata in place."""
 _DAMAGED = "The file is damaged: get it again, or write it again with the tool that made it."
 _HUGE = 1 << 63
+_SPARE_VALUES = 100_000
+"""Values that a header may have beside its tensors; brackets that stand in texts count too."""
 _ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 
 
@@ -70,6 +72,7 @@ def parse_header(raw: bytes, data_size: int, path: Path | str, limits: Limits) -
     unknown: list[str] = []
     text = _text(raw, path)
     try:
+        _require_few(text, path, limits)
         document = strict_json.unique(_pairs(text, path, problems))
         metadata = _metadata(document.pop(METADATA, ()), path, limits, problems)
         if len(document) > limits.tensors:
@@ -152,6 +155,14 @@ def _text(raw: bytes, path: Path | str) -> str:
         _refuse(path, "header-not-utf8", f"the header is not UTF-8 at byte {PREFIX + error.start}")
 
 
+def _require_few(text: str, path: Path | str, limits: Limits) -> None:
+    """Refuses a header that could make many more objects, lists and texts than tensors do: 3 and 5 for each."""
+    if text.count("[") + text.count("{") > 4 * limits.tensors + _SPARE_VALUES:
+        _refuse(path, "header-values", f"more lists and objects than {limits.tensors} tensors need")
+    if text.count('"') - text.count(r"\"") + text.count(r'\\"') > 10 * limits.tensors + _SPARE_VALUES:
+        _refuse(path, "header-values", f"more texts than {limits.tensors} tensors need")
+
+
 def _pairs(text: str, path: Path | str, problems: list[Problem]) -> tuple[tuple[str, Any], ...]:
     pairs: tuple[tuple[str, Any], ...]
     try:
@@ -169,7 +180,7 @@ def _pairs(text: str, path: Path | str, problems: list[Problem]) -> tuple[tuple[
 
 def _require_unicode(pairs: Any, path: Path | str) -> None:
     try:
-        json.dumps(pairs, ensure_ascii=False).encode()
+        strict_json.require_unicode(pairs)
     except UnicodeEncodeError as error:
         _refuse(path, "lone-surrogate", f"{error.object[error.start]!a} stands alone: half a character")
 

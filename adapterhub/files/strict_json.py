@@ -30,8 +30,11 @@ def unique(pairs: tuple[tuple[str, Any], ...] | list[tuple[str, Any]]) -> dict[s
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON document. ValueError or RecursionError where it is none."""
-    return _DOCUMENT.decode(text)
+    """The value of a JSON document. ValueError or RecursionError where it is none, or where a text has half a character."""
+    value = _DOCUMENT.decode(text)
+    if r"\u" in text:
+        require_unicode(value)
+    return value
 
 
 def header(text: str) -> tuple[Any, int]:
@@ -40,11 +43,21 @@ def header(text: str) -> tuple[Any, int]:
     return decoder.raw_decode(text)
 
 
+def most_values(document: bytes) -> int:
+    """How many values there are in a document, at most: signs that stand in texts count too."""
+    return 1 + sum(document.count(sign) for sign in (b"[", b"{", b","))
+
+
 def plain(value: Any) -> Any:
     """What `header` gave, as dictionaries and lists. RepeatedName where a name stands twice, however deep."""
     if isinstance(value, tuple):
         return {name: plain(item) for name, item in unique(value).items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def require_unicode(value: Any) -> None:
+    """Raises UnicodeEncodeError, a ValueError, where a text of `value` holds half a surrogate pair."""
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def _finite(text: str) -> float:

@@ -50,14 +50,13 @@ def of_names(names: Collection[str]) -> list[Problem]:
     everything = "".join(names)
     if _is_calm(everything) and not any(sign in everything for sign in _NAME_SIGNS):
         names = [name for name in names if len(name) > LONG_NAME or name in ("", ".", "..")]
-    return _problems(_IN_NAMES, {name: name for name in names}, "name")
+    return _problems(_IN_NAMES, dict.fromkeys(names, ""), "name")
 
 
 def of_metadata(metadata: Mapping[str, str]) -> list[Problem]:
     """A warning for each way in which metadata fields are odd, keys and values alike."""
-    texts = {f"__metadata__.{key}": key + value for key, value in metadata.items()}
-    suspects = {place: text for place, text in texts.items() if not _is_calm(text) or _has_sign(text.lower())}
-    return _problems(_IN_METADATA, suspects, "field")
+    suspects = {key: value for key, value in metadata.items() if not _is_calm(key + value) or _has_sign(key + value)}
+    return _problems(_IN_METADATA, suspects, "field", "__metadata__.")
 
 
 def _is_calm(text: str) -> bool:
@@ -66,14 +65,18 @@ def _is_calm(text: str) -> bool:
 
 
 def _has_sign(text: str) -> bool:
-    return any(sign in text for sign in _METADATA_SIGNS)
+    lowered = text.lower()
+    return any(sign in lowered for sign in _METADATA_SIGNS)
 
 
-def _problems(suspicions: tuple[Suspicion, ...], texts: Mapping[str, str], noun: str) -> list[Problem]:
+def _problems(
+    suspicions: tuple[Suspicion, ...], fields: Mapping[str, str], noun: str, before: str = ""
+) -> list[Problem]:
+    """Of names with what stands under them, joined one at a time: there may be many."""
     found = []
     for code, pattern, message in suspicions:
-        places = [place for place, text in texts.items() if pattern.search(text)]
+        places = [name for name, text in fields.items() if pattern.search(name + text)]
         if places:
             others = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-            found.append(Problem("warning", code, places[0], f"the {noun}{others} {message}"))
+            found.append(Problem("warning", code, before + places[0], f"the {noun}{others} {message}"))
     return found

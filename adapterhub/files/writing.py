@@ -124,8 +124,9 @@ _WRITERS: Mapping[str, Callable[[File, int, _Wish], str | None]] = {
 
 
 def _write_document(document: Any, descriptor: int) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    write_all(descriptor, f"{text}\n".encode())
+    if not isinstance(document, str):
+        document = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_all(descriptor, document.encode())
     os.fsync(descriptor)
 
 

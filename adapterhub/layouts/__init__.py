@@ -34,10 +34,14 @@ TOOLS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "comfyui": ("comfyui",), "diffusers": ("diffusers",), "peft": ("peft",),
     },
     Kind.EMBEDDING: {
-        "a1111": ("a1111", "kohya"), "forge": ("a1111", "kohya"), "kohya": ("kohya",), "invokeai": ("kohya",),
+        "a1111": ("a1111", "a1111-image", "kohya"), "forge": ("a1111", "a1111-image", "kohya"), "kohya": ("kohya",), "invokeai": ("kohya",),
         "comfyui": ("kohya",), "diffusers": ("diffusers",),
     },
     Kind.HYPERNETWORK: {"a1111": ("a1111",), "comfyui": ("a1111",)},
+    Kind.CHECKPOINT: {
+        "a1111": ("single-file",), "forge": ("single-file",), "kohya": ("single-file",), "comfyui": ("single-file",),
+        "invokeai": ("single-file", "diffusers"), "diffusers": ("diffusers",),
+    },
 }  # fmt: skip
 """Who will read the result → the layouts that it reads in full, the best first (`--for`)."""
 
@@ -64,9 +68,9 @@ def lora() -> tuple[LoraLayout, ...]:
     return cast(tuple[LoraLayout, ...], every(Kind.LORA))
 
 
-def whole() -> tuple[WholeLayout, ...]:
-    """The layouts of small files."""
-    return cast(tuple[WholeLayout, ...], (*every(Kind.EMBEDDING), *every(Kind.HYPERNETWORK)))
+def whole(*kinds: Kind) -> tuple[WholeLayout, ...]:
+    """The layouts of `kinds` whose files are recognised as a whole."""
+    return cast(tuple[WholeLayout, ...], tuple(layout for kind in kinds for layout in every(kind)))
 
 
 def get(name: str, kind: Kind = Kind.LORA) -> Layout:
@@ -88,7 +92,13 @@ def identify(package: Package, *, architecture: str | None = None) -> Identity:
     """What a package is: kind, layout, architecture, and how sure that is."""
     from adapterhub.layouts.lora.identity import identify as among
 
-    return recognised(package, whole()) or among(package, lora(), architecture=architecture)
+    small = recognised(package, whole(Kind.EMBEDDING, Kind.HYPERNETWORK), architecture)
+    if small is not None:
+        return small
+    found = among(package, lora(), architecture=architecture)
+    if found.kind is Kind.CHECKPOINT and Kind.CHECKPOINT in KINDS:
+        return recognised(package, whole(Kind.CHECKPOINT), architecture) or found
+    return found
 
 
 class _Listed(ModuleType):

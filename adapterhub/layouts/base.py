@@ -113,9 +113,10 @@ class WholeLayout(Layout, Protocol):
 
 @dataclass(frozen=True)
 class Recognised:
-    """A small file in `layout`. `architecture` is empty where its widths are no known model's; `also` are others that fit."""
+    """A file in `layout`. `architecture` is empty where its widths are no known model's; `also` are others that fit."""
 
     layout: WholeLayout
     architecture: str
     also: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    variant: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adapterhub.adapter import Kind
 from adapterhub.files import Package
@@ -54,13 +54,15 @@ class Identity:
     def decode(self, package: Package) -> Reading | None:
         """The adapter in the package; None where no layout explains it."""
         if self.whole is not None:
-            return self.whole.layout.decode(package)
+            return replace(self.whole.layout.decode(package), architecture=self.whole.architecture)
         return self.fit.layout.decode(package, self.fit) if self.fit is not None else None
 
 
-def recognised(package: Package, layouts: Iterable[WholeLayout]) -> Identity | None:
-    """The identity of a small file, which one layout at most recognises."""
+def recognised(package: Package, layouts: Iterable[WholeLayout], architecture: str | None = None) -> Identity | None:
+    """The identity of a small file, which one layout at most recognises; for `architecture`, if that is told."""
     for layout in layouts:
         if (found := layout.recognise(package)) is not None:
+            if architecture is not None:
+                found = replace(found, architecture=architecture, also=())
             return Identity(layout.kind, whole=found, also=found.also, evidence=found.evidence)
     return None

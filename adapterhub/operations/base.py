@@ -13,7 +13,8 @@ import adapterhub.architectures as architectures
 from adapterhub import files
 from adapterhub.adapter import Module, Roles
 from adapterhub.algorithms import extent, fits
-from adapterhub.layouts import checkpoint
+from adapterhub.errors import UsageError
+from adapterhub.layouts.checkpoint.weights import weights as weights_of
 from adapterhub.tensors import LazyTensor, Shape
 
 if TYPE_CHECKING:
@@ -79,5 +80,7 @@ def base_of(path: Path | None, architecture: str) -> Iterator[Base]:
     if path is None:
         yield Base(architecture, {})
         return
+    if not architecture:
+        raise UsageError("nothing in the file says which model it is for", mend="Say it: --architecture NAME.")
     with files.read(path) as package:
-        yield Base(architecture, checkpoint.weights(package, architecture))
+        yield Base(architecture, weights_of(package, architecture))

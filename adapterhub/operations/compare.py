@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from adapterhub.adapter import Adapter, Kind, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, total_scale
+from adapterhub.fingerprint import structure
 from adapterhub.operations.base import Base
 from adapterhub.tensors import Buffer, LazyTensor
 
@@ -34,6 +35,7 @@ class Gap(NamedTuple):
 
 
 SAME = Gap(0.0, 0.0)
+DIFFERENT = Gap(math.inf, math.inf)
 NOISE = 1e-13
 """A relative gap that the float64 arithmetic of the comparison itself can make."""
 
@@ -59,8 +61,9 @@ def _matched(mine: Iterable[Module], theirs: Iterable[Module], component: str) -
 def gaps(a: Adapter, b: Adapter, base: Base) -> Iterator[tuple[Module, Gap]]:
     """The gap of every module that both have."""
     mine, theirs = a.modules(), b.modules()
+    otherwise = structure(a) != structure(b)
     for module, other in counterparts(a, b).items():
-        yield module, gap(module, mine[module], theirs[other], base)
+        yield module, DIFFERENT if otherwise else gap(module, mine[module], theirs[other], base)
 
 
 def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:

@@ -7,27 +7,16 @@ renames moves bytes and imports no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from adapterhub import files, metadata
-from adapterhub.documents import Conversion, Exactness
-from adapterhub.documents import Source as SourceDocument
-from adapterhub.documents import Target as TargetDocument
-from adapterhub.errors import UsageError
+from adapterhub.documents import Conversion
 from adapterhub.operations import work
 from adapterhub.operations.base import base_of
-from adapterhub.operations.compare import Gap
-from adapterhub.operations.ledger import summary
+from adapterhub.operations.delivery import Report, deliver, digest_of
 from adapterhub.operations.proof import Proof
-from adapterhub.operations.source import Source, open_adapter, warnings_of
+from adapterhub.operations.source import open_adapter
 from adapterhub.operations.wish import Wish
-from adapterhub.operations.work import NOT_ASKED_FOR, Made
-
-_SAME_NUMBERS = {"copy", "rename", "reshape", "join", "metadata"}
 
 
 def convert(
@@ -76,91 +65,7 @@ def convert(
         if dry_run:
             return report.document(dry_run=True)
         with ThreadPoolExecutor(1) as beside:
-            hashed = beside.submit(_digest, opened) if check else None
+            hashed = beside.submit(digest_of, opened) if check else None
             proof = Proof(opened, made, weights, measured=check)
-            digest = _write(made, place, force, opened, proof)
+            digest = deliver(made, place, force, opened, proof)
             return report.document(hashed, digest, proof.gap)
-
-
-def _write(made: Made, target: Path, force: bool, opened: Source, proof: Proof) -> str | None:
-    """Writes the package, proves it and only then puts it in place; gives its sha256, None for a folder."""
-    package = made.encoded.package
-    with _folder_for(target):
-        digests = files.write(
-            package,
-            target,
-            force=force,
-            hashed=metadata.HASHED,
-            sources=list(opened.package.paths.values()),
-            prove=proof,
-            reread=proof.measured,
-        )
-    return next(iter(digests.values())) if package.container in files.SINGLE else None
-
-
-@contextmanager
-def _folder_for(target: Path) -> Iterator[None]:
-    """The folder of `target`, made if need be, and gone again if nothing came to lie in it."""
-    folder = target.parent
-    made = not folder.exists()
-    if made:
-        try:
-            folder.mkdir()
-        except FileNotFoundError:
-            raise UsageError(f"{folder.parent} does not exist", mend="Make the folder, or give another path.") from None
-    try:
-        yield
-    except BaseException:
-        if made:
-            folder.rmdir()
-        raise
-
-
-def _digest(opened: Source) -> str | None:
-    """The sha256 of a source that is one file."""
-    paths = opened.package.paths
-    return files.sha256(next(iter(paths.values()))) if opened.package.container in files.SINGLE else None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What there is to tell, whether it was written or not."""
-
-    wish: Wish
-    place: Path
-    layout: str
-    opened: Source
-    made: Made
-    started: float
-
-    def document(
-        self,
-        hashed: Future[str | None] | None = None,
-        digest: str | None = None,
-        gap: Gap | None = None,
-        *,
-        dry_run: bool = False,
-    ) -> Conversion:
-        made = self.made
-        return Conversion(
-            source=SourceDocument(path=str(self.wish.source), sha256=hashed.result() if hashed else None),
-            target=TargetDocument(path=str(self.place), sha256=digest, layout=self.layout),
-            exactness=_exactness(made, gap),
-            max_error=max(gap.relative, made.error) if gap is not None else None,
-            modules=len(made.adapter.modules()),
-            entries=made.entries,
-            summary=summary(made.entries),
-            problems=[*warnings_of(self.opened.package), *self.opened.problems, *made.problems],
-            dry_run=dry_run,
-            seconds=round(time.perf_counter() - self.started, 3),
-        )
-
-
-def _exactness(made: Made, gap: Gap | None) -> Exactness:
-    """By what was done and, where it was measured, by what came of it."""
-    actions = {entry.action for entry in made.entries if entry.reason != NOT_ASKED_FOR}
-    if "drop" in actions:
-        return "partial"
-    if actions <= _SAME_NUMBERS or (gap is not None and gap.max_abs == 0.0 and not made.error):
-        return "bit-exact"
-    return "approximate" if made.approximate or "cast" in actions else "exact"

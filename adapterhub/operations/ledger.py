@@ -37,13 +37,13 @@ class Ledger:
 
     def replace(self, before: Iterable[Key], after: Iterable[Key], action: Action, reason: str | None = None) -> None:
         """`before` (as they are called now) became `after` together."""
-        gone, came = set(before), set(after)
+        gone, came = dict.fromkeys(before), set(after)  # sources are listed in the order in which they are given
         together = list({id(fate): fate for key in gone if (fate := self._at.get(key)) is not None}.values())
         if not together:
             return
         merged = _Fate(
             [key for fate in together for key in fate.sources],
-            set().union(*(fate.now for fate in together)) - gone | came,
+            set().union(*(fate.now for fate in together)) - gone.keys() | came,
             max((action, *(fate.action for fate in together if fate.action)), key=_ACTIONS.index),
             reason or next((fate.reason for fate in together if fate.reason), None),
         )
@@ -59,9 +59,11 @@ class Ledger:
 
 
 def _entry(fate: _Fate, places: Mapping[Key, str], encoded: Encoded) -> LedgerEntry:
-    source = [places[key] for key in fate.sources]
-    target = [place for key in sorted(fate.now) if (place := encoded.places.get(key)) is not None]
-    action: Action = fate.action or ("copy" if source == target else "rename")
+    source = list(dict.fromkeys(places[key] for key in fate.sources))
+    found = (encoded.places.get(key) for key in sorted(fate.now))
+    target = list(dict.fromkeys(place for place in found if place is not None))
+    moved: Action = "copy" if source == target else "rename"
+    action = moved if fate.action in (None, "copy") else fate.action
     if action in ("copy", "rename") and not any(map(encoded.stores, target)):
         action = "metadata"
     return LedgerEntry(source=source, target=target, action=action, reason=fate.reason)

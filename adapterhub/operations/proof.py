@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapterhub.adapter import Adapter, Kind
 from adapterhub.errors import AdapterhubError
+from adapterhub.files import DIRECTORY
+from adapterhub.fingerprint import structure
 from adapterhub.operations.base import Base
-from adapterhub.operations.compare import SAME, Gap, counterparts, gap
+from adapterhub.operations.compare import DIFFERENT, SAME, Gap, counterparts, gap
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.work import Made
 
@@ -15,13 +20,15 @@ from adapterhub.operations.work import Made
 @dataclass
 class Proof:
     """Called with what was written, before it is put in place: measures the worst gap to the source in the modules that
-    `made` still has. A source that changed meanwhile proves nothing and is refused.
+    `made` still has; of a whole model only the headers, unless `verify` reads every byte back. A source that changed
+    meanwhile proves nothing and is refused.
     """
 
     source: Source
     made: Made
     base: Base
     measured: bool
+    verify: bool = False
     gap: Gap | None = None
 
     def __call__(self, path: Path) -> None:
@@ -29,15 +36,39 @@ class Proof:
             self.gap = self._measure(path)
         self.source.package.ensure_unchanged()
 
-    def _measure(self, path: Path) -> Gap:
-        source, made = self.made.source, self.made.adapter
+    def _measure(self, path: Path) -> Gap | None:
+        made, source = self.made.adapter, self.made.source.modules()
         worst = SAME
-        with open_adapter(path, architecture=made.architecture or None) as again:
-            there, found = counterparts(made, again.adapter), again.adapter.modules()
-            for module, tensors in source.modules().items():
-                if module not in made.modules():
-                    continue
+        with self._written(path) as again:
+            if made.kind is Kind.CHECKPOINT and not self.verify:
+                self._compare_headers(again)
+                return None
+            if structure(self.made.source) != structure(again):
+                return DIFFERENT
+            there, found = counterparts(made, again), again.modules()
+            for module in made.modules():
                 if module not in there:
                     raise AdapterhubError(f"{'.'.join(module)} is not in what was written: nothing was put in place")
-                worst = worst.max(gap(module, tensors, found[there[module]], self.base))
+                worst = worst.max(gap(module, source[module], found[there[module]], self.base))
         return worst
+
+    @contextmanager
+    def _written(self, path: Path) -> Iterator[Adapter]:
+        """What was written: one model or, in a folder of embeddings, each file by itself."""
+        made, package = self.made.adapter, self.made.encoded.package
+        several = made.kind is Kind.EMBEDDING and package.container == DIRECTORY
+        with ExitStack() as stack:
+            parts = [
+                stack.enter_context(open_adapter(path / name, architecture=made.architecture or None)).adapter
+                for name in (package.files if several else ("",))
+            ]
+            yield parts[0].with_tensors({key: tensor for part in parts for key, tensor in part.tensors.items()})
+
+    def _compare_headers(self, again: Adapter) -> None:
+        """Whether every tensor is there in its dtype and shape. Of a whole model the bytes were copied, and are not read again."""
+        for key, tensor in self.made.adapter.tensors.items():
+            found = again.tensors.get(key)
+            if found is None or (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+                raise AdapterhubError(
+                    f"{'.'.join(key)} is not in what was written as it should be: nothing was put in place"
+                )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import adapterhub.layouts as layouts
@@ -24,13 +24,16 @@ _DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}
 
 @dataclass(frozen=True)
 class Source:
-    """`reading` is whole; `dropped` are places left out because --allow-loss said so, each with the reason."""
+    """`reading` is whole; `dropped` are places left out because --allow-loss said so, each with the reason; what else is opened
+    on the `stack` closes with it.
+    """
 
     package: Package
     identity: Identity
     reading: Reading
     problems: tuple[Problem, ...]
     dropped: tuple[tuple[str, str], ...] = ()
+    stack: ExitStack = field(default_factory=ExitStack)
 
     @property
     def adapter(self) -> Adapter:
@@ -46,16 +49,26 @@ class Source:
 
 @contextmanager
 def open_adapter(
-    path: Path, *, architecture: str | None = None, allow_loss: bool = False, kinds: Collection[Kind] = layouts.KINDS
+    path: Path,
+    *,
+    architecture: str | None = None,
+    allow_loss: bool = False,
+    kinds: Collection[Kind] = layouts.KINDS,
+    forgiven: Collection[str] = (),
 ) -> Iterator[Source]:
-    """The adapter at `path`, of one of `kinds`; a file that changes while it is open is refused at the end."""
+    """The adapter at `path`, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
+    code is in `forgiven` do not count: who opens it mends them.
+    """
     with files.read(path) as package:
         identity = layouts.identify(package, architecture=architecture)
         reading = identity.decode(package)
         if reading is None or identity.kind not in kinds:
             raise _not_one(path, identity, kinds)
         _, problems = work.of(identity.kind).examine(package, identity, reading)
-        yield _checked(Source(package, identity, reading, tuple(grouped(problems))), allow_loss)
+        counted = grouped(problem for problem in problems if problem.code not in forgiven)
+        source = _checked(Source(package, identity, reading, tuple(counted)), allow_loss)
+        with source.stack:
+            yield source
         package.ensure_unchanged()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import adapterhub.layouts as layouts
 from adapterhub.adapter import Kind
 from adapterhub.errors import NotAnAdapter, OutputExists, UnknownName, UsageError
-from adapterhub.files import DIRECTORY, Package
+from adapterhub.files import DIRECTORY, PNG, WEBP, Package
 from adapterhub.layouts.base import Form, Layout
 from adapterhub.operations.work import Request
 
@@ -63,6 +63,8 @@ class Wish:
         else:
             work, into = kind, self._into(kind)
         layout, container = self._layout(into)
+        if self.image is not None and container not in (PNG, WEBP):
+            raise UsageError(f"{layout.name} is not written onto a picture", mend="--image goes with --to a1111-image.")
         path = Path(self.target)
         form = Form(container, "" if self._names_folder() else path.stem, self.image)
         dtype = DTYPES[self.dtype] if self.dtype is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,30 @@ if TYPE_CHECKING:
 
 
 NOT_ASKED_FOR = "only the embeddings were asked for"
-"""Why a tensor is dropped that nobody will miss."""
+UNWANTED = "another component was asked for"
+PRUNED = "a leftover of training, pruned"
+AVERAGED = "its moving average was asked for"
+OTHER_VAE = "another VAE was given"
+MADE_ANEW = "every reader makes it anew"
+NO_LOSS = frozenset({NOT_ASKED_FOR, UNWANTED, PRUNED, AVERAGED, OTHER_VAE, MADE_ANEW})
+"""Why a tensor is dropped that nobody will miss: that was asked for."""
+
+
+@dataclass(frozen=True)
+class WholeOptions:
+    """What can be asked for of a whole model: the moving averages instead of the weights, no leftovers of training, the VAE
+    of another file, its dtype, one component only, shards of so many bytes, tokenizers and configurations from folders.
+    """
+
+    ema: bool = False
+    prune: bool = False
+    vae: Path | None = None
+    vae_dtype: str | None = None
+    only: str | None = None
+    shard_size: int | None = None
+    tokenizer: Path | None = None
+    config: Path | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +61,15 @@ class Request:
     token: str | None = None
     fit: bool = False
     allow_loss: bool = False
+    whole: WholeOptions = WholeOptions()
 
 
 @dataclass(frozen=True)
 class Made:
     """The adapter in its new form, what it is written as, and what became of every tensor.
 
-    `source` is what the written file is compared with, `error` the largest relative error that was made on purpose.
+    `source` is what the written file is compared with, `error` the largest relative error that was made on purpose;
+    `told` are problems that are known when all is written.
     """
 
     source: Adapter
@@ -54,6 +79,7 @@ class Made:
     approximate: bool = False
     error: float = 0.0
     problems: list[Problem] = field(default_factory=list)
+    told: Callable[[], list[Problem]] = list
 
 
 class Work(Protocol):

@@ -49,3 +49,22 @@ def zipped(pickled: bytes, storages: dict[str, bytes] | None = None, **records: 
         for name, content in {"version": b"3\n", **records}.items():
             archive.writestr(f"x/{name}", content)
     return buffer.getvalue()
+
+
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+PROTOCOL = b"\x80\x02M\xe9\x03."
+SYSTEM = {"protocol_version": b"M\xe9\x03", "little_endian": b"\x88", "type_sizes": b"}"}
+
+
+def system(**change: bytes) -> bytes:
+    """The note of the machine that wrote a legacy file, as a pickle."""
+    return b"\x80\x02}" + b"".join(text(name) + told + b"s" for name, told in {**SYSTEM, **change}.items()) + b"."
+
+
+def legacy(
+    pickled: bytes | None = None, keys: bytes = b"]" + text("0") + b"a",
+    storages: bytes = struct.pack("<q4f", 4, 1, 2, 3, 4), *, head: bytes = MAGIC + PROTOCOL + system(),
+) -> bytes:  # fmt: skip
+    """A file of torch before 1.6."""
+    body = whole(tensor(over=storage(more=b"N"))) if pickled is None else pickled
+    return head + body + b"\x80\x02" + keys + b"." + storages

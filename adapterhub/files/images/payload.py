@@ -37,7 +37,7 @@ def loads(payload: bytes, limits: Limits) -> Any:
     """
     if len(payload) > (limits.payload if payload.isascii() else limits.payload // 4):
         raise Refusal("payload-too-large", f"an embedding of {len(payload)} bytes, above the limit of {limits.payload}")
-    if sum(payload.count(sign) for sign in (b"[", b"{", b",")) > limits.nodes:
+    if strict_json.most_values(payload) > limits.nodes:
         raise Refusal("payload-nodes", f"an embedding of more than {limits.nodes} values")
     try:
         tree = _JSON.decode(payload.decode())

@@ -137,6 +137,10 @@ def _named(state: Any, limits: Limits) -> dict[str, LazyTensor]:
     return named
 
 
+_LEADS_ON = (LazyTensor, Record, dict, list, tuple)
+"""What is a tensor, or may hold one."""
+
+
 def _walk(value: Any, place: str) -> Iterator[tuple[str, LazyTensor]]:
     """Every tensor in `value`, behind the way to it."""
     if isinstance(value, LazyTensor):
@@ -147,4 +151,5 @@ def _walk(value: Any, place: str) -> Iterator[tuple[str, LazyTensor]]:
         if len(place) > _LONG_WAY:
             raise Refusal("pickle-names", f"a way of more than {_LONG_WAY} characters to a tensor: {shown(place)}")
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _walk(part, f"{place}.{key}" if place else str(key))
+            if isinstance(part, _LEADS_ON):  # joined for nothing else: a long key may stand in many dictionaries
+                yield from _walk(part, f"{place}.{key}" if place else str(key))

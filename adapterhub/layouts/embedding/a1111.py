@@ -11,6 +11,7 @@ from adapterhub.layouts.embedding.dictionary import (
     ANY,
     PARAMETERS,
     dictionary,
+    encoder_of,
     file_of,
     is_named,
     metadata_of,
@@ -34,9 +35,10 @@ def read_metadata(package: Package) -> dict[str, str]:
 
 
 def place(key: Key, adapter: Adapter) -> str | None:
-    """The one place, if the embedding is for one text encoder."""
+    """The one place, if the embedding is for one text encoder, and for that which the width will be taken for."""
     alone = all(held.component == key.component for held in adapter.tensors)
-    return PLACE if alone and not key.component.startswith("unet") and key.role is Role.VECTORS else None
+    told = key.component == encoder_of(adapter.tensors[key].shape[-1])
+    return PLACE if alone and told and key.role is Role.VECTORS else None
 
 
 def _save(saved: Saved) -> File:

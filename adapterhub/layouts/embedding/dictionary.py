@@ -22,6 +22,8 @@ ANY = "*"
 """The one key that A1111 writes and diffusers asks for: the token is told elsewhere."""
 _CLIP_ASTERISK = 265
 """What `*` is in CLIP's vocabulary; nothing reads it."""
+_BERT = {1280: "bert"}
+"""Who trained with this width into such a file had the paper's own model, and not SDXL's second text encoder."""
 _FIELDS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 
 
@@ -32,6 +34,12 @@ def dictionary(package: Package) -> Mapping[str, Any] | None:
     if not isinstance(parameters, dict) or not parameters:
         return None
     return tree if all(map(are_vectors, parameters.values())) else None
+
+
+def numbers(package: Package) -> list[str]:
+    """The names of the tensors that tell what number the placeholder has in a vocabulary."""
+    held = package.only.tensors if len(package.files) == 1 else ()
+    return [name for name in held if name.startswith(f"{TOKENS}.")]
 
 
 def is_named(tree: Mapping[str, Any]) -> bool:
@@ -47,10 +55,15 @@ def metadata_of(tree: Mapping[str, Any]) -> dict[str, str]:
     return {**fields, **kept, **({"name": kept[NAME]} if NAME in kept else {})}
 
 
+def encoder_of(width: int) -> str:
+    """The component that vectors of `width` are for in such a file."""
+    return _BERT.get(width) or component_of(width)
+
+
 def vectors_of(tree: Mapping[str, Any], token: str) -> list[Vectors]:
     """The vectors of each key; `*` stands for `token`."""
     return [
-        Vectors(token if key == ANY else str(key), component_of(tensor.shape[-1]), f"{PARAMETERS}.{key}", tensor)
+        Vectors(token if key == ANY else str(key), encoder_of(tensor.shape[-1]), f"{PARAMETERS}.{key}", tensor)
         for key, tensor in tree[PARAMETERS].items()
     ]
 

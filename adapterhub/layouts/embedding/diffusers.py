@@ -10,16 +10,18 @@ import re
 from collections.abc import Mapping
 
 from adapterhub.adapter import Adapter, Key, Role
+from adapterhub.errors import UsageError
 from adapterhub.files import SAFETENSORS, TORCH_ZIP, File, Package
-from adapterhub.layouts.embedding.encoders import are_known, component_of
+from adapterhub.layouts.embedding.encoders import BY_KEY, are_known, component_of
 from adapterhub.layouts.embedding.layout import EmbeddingLayout, Saved, Vectors
+from adapterhub.layouts.embedding.xti import BLOCKS
 from adapterhub.layouts.lora.suffixes import ROLES
 from adapterhub.tensors import LazyTensor
 
 _MANY = 64
 """Tokens of one file."""
 _TAKEN = re.compile(
-    r"emb2?|em[bp]_params(_out)?|text_encoders_[01]|\d+|(clip_[lgh]|t5(xxl)?|llama)(_out)?|.*\.(weight|bias)"
+    rf"emb2?|(em[bp]_params|{'|'.join(BY_KEY)})(_out)?|text_encoders_[01]|__metadata__|(.*\.)?(weight|bias)|{'|'.join(BLOCKS)}"
 )
 """Keys of other layouts, and of what is no embedding."""
 _LORA = tuple(ROLES)
@@ -40,7 +42,11 @@ def _is_dictionary(file: File) -> bool:
     if not 0 < len(file.tensors) <= _MANY or not all(map(are_known, file.tensors.values())):
         return False
     flat = file.tree is None or (isinstance(file.tree, dict) and _is_flat(file.tree, file.tensors))
-    return flat and not any(_TAKEN.fullmatch(name) or name.endswith(_LORA) for name in file.tensors)
+    return flat and not any(map(_is_taken, file.tensors))
+
+
+def _is_taken(name: str) -> bool:
+    return bool(_TAKEN.fullmatch(name)) or name.endswith(_LORA)
 
 
 def _is_flat(tree: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -> bool:
@@ -48,15 +54,22 @@ def _is_flat(tree: Mapping[object, object], tensors: Mapping[str, LazyTensor]) -
     return tree.keys() == tensors.keys() and all(isinstance(value, LazyTensor) for value in tree.values())
 
 
-_ENDINGS = {"text_encoder": "", "text_encoder_2": "_2", "text_encoder_3": "_3"}
+_ENDINGS = {"text_encoder": "", "text_encoder_2": "_2"}
+_ALONE = "text_encoder_3"
+"""T5 of DeepFloyd IF and PixArt, whose pipelines have no other; no tool names a third file."""
 
 
 def _place(key: Key, adapter: Adapter) -> str | None:
-    """The token; a second text encoder alone stands in the only file."""
-    return key.module if key.component in _ENDINGS and key.role is Role.VECTORS else None
+    """The token; any text encoder alone stands in the only file."""
+    told = key.component in _ENDINGS or {*adapter.components()} == {_ALONE}
+    return key.module if told and key.role is Role.VECTORS else None
 
 
 def _save(saved: Saved) -> File:
+    if _is_taken(saved.token):
+        raise UsageError(
+            f"{saved.token!r} as a key is the mark of other files, and cannot be a token", mend="Give another: --token."
+        )
     return File(saved.tensors, saved.adapter.metadata, dict(saved.tensors), saved.form.container)
 
 
@@ -68,6 +81,6 @@ LAYOUT = EmbeddingLayout(
     place=_place,
     save=_save,
     holds_token=True,
-    apart=lambda key: _ENDINGS[key.component],
+    apart=lambda key: _ENDINGS.get(key.component, ""),
     usual_stem="learned_embeds",
 )

@@ -28,6 +28,7 @@ ENCODERS = (
     Encoder("clip_l", "text_encoder", 768),
     Encoder("clip_h", "text_encoder", 1024),
     Encoder("clip_g", "text_encoder_2", 1280),
+    Encoder("bert", "bert", 1280),
     Encoder("t5xxl", "text_encoder_3", 4096, ("t5",)),
     Encoder("pile_t5xl", "pile_t5xl", 2048),
     Encoder("umt5xxl", "umt5xxl", 4096),

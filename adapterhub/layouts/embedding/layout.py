@@ -109,21 +109,25 @@ class EmbeddingLayout:
         parts: dict[tuple[str, str], dict[Key, LazyTensor]] = {}
         for key, tensor in adapter.tensors.items():
             parts.setdefault((key.module, self.apart(key)), {})[key] = tensor
-        stems = self._stems(adapter, form)
+        stems = self._stems(adapter, form.stem if len(parts) == 1 else "")
         files: dict[str, File] = {}
         places: dict[Key, str | None] = {}
         for (token, ending), tensors in parts.items():
             name = f"{stems[token]}{ending}{suffix}"
             held = {str(self.place(key, adapter)): tensor for key, tensor in tensors.items()}
-            files[name] = self.save(Saved(adapter, token, held, form))
+            files[name] = self.save(Saved(self._named(adapter, token), token, held, form))
             before = f"{name}:" if len(parts) > 1 else ""
             places |= {key: f"{before}{self.place(key, adapter)}" for key in tensors}
         return Encoded(Package.new(files, container=DIRECTORY if len(files) > 1 else None), places)
 
-    def _stems(self, adapter: Adapter, form: Form) -> dict[str, str]:
+    def _named(self, adapter: Adapter, token: str) -> Adapter:
+        """The embedding with its token in the metadata, where the file does not hold it."""
+        return adapter if self.holds_token else adapter.with_metadata({TOKEN: token, **adapter.metadata})
+
+    def _stems(self, adapter: Adapter, given: str) -> dict[str, str]:
         held = tokens(adapter)
         if len(held) == 1:
-            return {held[0]: form.stem or self.usual_stem or file_name(held[0])}
+            return {held[0]: given or self.usual_stem or file_name(held[0])}
         return dict(zip(held, _distinct(map(file_name, held)), strict=True))
 
 
@@ -134,7 +138,8 @@ def tokens(adapter: Adapter) -> tuple[str, ...]:
 
 def stem(package: Package) -> str:
     """The name of the file without its suffix: the token, for A1111 and ComfyUI, of an embedding that does not hold one."""
-    return package.path.stem if package.path is not None else "embedding"
+    paths = list(package.paths.values()) if len(package.paths) == 1 else [package.path]
+    return paths[0].stem.encode("utf-8", "backslashreplace").decode() if paths[0] is not None else "embedding"
 
 
 def file_name(token: str) -> str:

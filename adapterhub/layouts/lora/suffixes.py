@@ -14,7 +14,7 @@ R = Role
 _MODULES = {R.DOWN, R.UP, R.MID, R.IA3_WEIGHT, R.GLORA_A1, R.GLORA_A2, R.GLORA_B1, R.GLORA_B2}
 _ODD = {R.IA3_WEIGHT: ".weight", R.RESIDUAL: ".bias", R.OFT_R: ".oft_R.weight", R.OFT_SCALED: ".oft_R.scaled_oft"}
 _ELSEWHERE = {R.UP_BIAS, R.ADALORA_E, R.IA3_L, R.OFT_TERMS, R.BOFT_R, R.BOFT_S, R.VECTORS,
-              R.OUTPUT_VECTORS, R.LAYER_WEIGHT, R.LAYER_BIAS}  # fmt: skip
+              R.OUTPUT_VECTORS, R.LAYER_WEIGHT, R.LAYER_BIAS, R.ASIDE}  # fmt: skip
 
 LYCORIS: dict[Role, str] = {
     role: _ODD.get(role, f".{role}.weight" if role in _MODULES else f".{role}") for role in R if role not in _ELSEWHERE

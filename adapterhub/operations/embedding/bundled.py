@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
-from adapterhub.errors import NotAnAdapter
+from adapterhub.errors import BrokenAdapter, NotAnAdapter
 from adapterhub.layouts.embedding.encoders import BY_KEY, component_of
 from adapterhub.layouts.lora.spelled import EMBEDDING
 from adapterhub.operations.ledger import Ledger
@@ -16,13 +16,21 @@ _OUT = "_out"
 
 
 def unbundled(lora: Adapter, ledger: Ledger) -> Adapter:
-    """The embeddings of `lora`, as an adapter of their own. NotAnAdapter where there are none."""
+    """The embeddings of `lora`, as an adapter of their own. NotAnAdapter where there are none, BrokenAdapter where two
+    tensors claim one place.
+    """
     tensors: dict[Key, LazyTensor] = {}
     for key, tensor in lora.tensors.items():
         if key.component != EMBEDDING:
             ledger.replace([key], [], "drop", NOT_ASKED_FOR)
             continue
         now = _key(key, tensor)
+        if now in tensors:
+            raise BrokenAdapter(
+                f"{ledger.places[key]} is a second tensor of {now.role.replace('_', ' ')} of {now.module!r} for {now.component}",
+                [ledger.places[key]],
+                mend="Readers differ in which they take: remove one.",
+            )
         tensors[now] = tensor
         ledger.replace([key], [now], "rename")
     if not tensors:

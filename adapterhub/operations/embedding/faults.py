@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Module, Role, Roles
 from adapterhub.documents import Problem
+from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
+from adapterhub.layouts.embedding.dictionary import dictionary, numbers
 from adapterhub.layouts.embedding.encoders import BY_WIDTH
 from adapterhub.layouts.embedding.layout import tokens
 from adapterhub.layouts.identity import Identity
@@ -30,16 +32,25 @@ _NAMES = (
 )
 
 
-def faults(identity: Identity, reading: Reading) -> Iterator[Problem]:
+def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
     """Every problem that the header tells."""
     adapter = reading.adapter
+    yield from _strays(package, reading)
     yield from _widths(identity, adapter)
     for module, roles in adapter.modules().items():
         yield from _shapes(module, roles)
     for token in tokens(adapter):
         yield from _counts(adapter, token)
         yield from _name(token)
-    yield from _fields(identity, reading)
+    yield from _fields(package, identity, reading)
+
+
+def _strays(package: Package, reading: Reading) -> Iterator[Problem]:
+    """Tensors that no reader of embeddings looks at."""
+    known = {*reading.places.values(), *numbers(package)}
+    for place in package.only.tensors if len(package.files) == 1 else ():
+        if place not in known:
+            yield error("unknown-key", place, "no part of an embedding", "--allow-loss leaves it out.")
 
 
 def _widths(identity: Identity, adapter: Adapter) -> Iterator[Problem]:
@@ -72,16 +83,18 @@ def _counts(adapter: Adapter, token: str) -> Iterator[Problem]:
                       "adapterhub embedding trim keeps the first.")  # fmt: skip
 
 
+def is_visible(token: str) -> bool:
+    """Whether anything of a token can be seen, and so typed into a prompt."""
+    return any(sign.isprintable() and not sign.isspace() for sign in token)
+
+
 def _name(token: str) -> Iterator[Problem]:
-    if not token.strip() or not any(sign.isprintable() and not sign.isspace() for sign in token):
-        yield error("unusable-name", token, "no prompt can hold this name", "Rename the file, or convert with --token.")
-        return
     for pattern, why in _NAMES:
-        if pattern.search(token):
+        if is_visible(token) and pattern.search(token):
             yield warning("unusable-name", token, why, "Rename the file, or convert with --token.")
 
 
-def _fields(identity: Identity, reading: Reading) -> Iterator[Problem]:
+def _fields(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
     layout = identity.layout.name if identity.layout else ""
     fields = reading.metadata
     if layout == "ldm":
@@ -89,7 +102,7 @@ def _fields(identity: Identity, reading: Reading) -> Iterator[Problem]:
                       "adapterhub convert --to a1111 writes them.")  # fmt: skip
     if layout in ("a1111", "a1111-image"):
         for field in ("name", "step"):
-            if field not in fields:
+            if field not in (dictionary(package) or {}):
                 yield warning("missing-field", field, f"A1111's field {field} is missing",
                               "adapterhub convert --to a1111 writes the fields.")  # fmt: skip
     if fields.get("sd_checkpoint") == EMPTY_HASH:

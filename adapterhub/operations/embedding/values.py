@@ -9,9 +9,10 @@ from adapterhub.adapter import Key, Role
 from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
-from adapterhub.layouts.embedding.layout import stem
+from adapterhub.layouts.embedding.layout import stem, tokens
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations.base import base_of
+from adapterhub.operations.embedding.faults import is_visible
 from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import FLOATS, LazyTensor, values
 
@@ -27,6 +28,11 @@ def value_faults(package: Package, identity: Identity, reading: Reading, base: P
     for key, tensor in reading.adapter.tensors.items():
         if tensor.dtype in FLOATS:
             yield from _vectors(key, tensor, typical.get(key.component, TYPICAL))
+    for token in tokens(reading.adapter):
+        if not is_visible(token):  # an error for `validate` alone: --token mends it
+            yield error(
+                "unusable-name", token, "no prompt can hold this name", "Rename the file, or convert with --token."
+            )
     inside = reading.metadata.get("name")
     if inside and identity.layout and identity.layout.name == "a1111" and inside != stem(package):
         yield warning(

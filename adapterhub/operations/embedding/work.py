@@ -23,7 +23,7 @@ def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dic
     """The tokens, and what shapes, names and fields tell."""
     found = [_token(reading.adapter, token) for token in tokens(reading.adapter)]
     fields = {"tokens": found, "vectors": sum(token.vectors for token in found), "metadata": reading.metadata}
-    return fields, list(faults(identity, reading))
+    return fields, list(faults(package, identity, reading))
 
 
 def _token(adapter: Adapter, token: str) -> Token:

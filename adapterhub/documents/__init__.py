@@ -1,0 +1,65 @@
+"""Everything that adapterhub prints as JSON or stores: the return values of the Python API and the source of `schemas/`.
+
+A number that is not finite is null in JSON.
+"""
+
+import json
+
+from adapterhub.documents.base import Action, Container, Document, Exactness, Failure, Fault, PathText, Problem
+from adapterhub.documents.comparison import Difference, ModuleDifference, Nearest, NearToken, NearVector, TokenTable
+from adapterhub.documents.conversion import Command, Conversion, LedgerEntry, Source, Target
+from adapterhub.documents.hypernetwork import HypernetworkStructure
+from adapterhub.documents.inspection import Hashes, Inspection, ListedTensor, Part, Token, Validation
+from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+
+__all__ = [
+    "DOCUMENTS",
+    "Action",
+    "ArchitectureInfo",
+    "Command",
+    "Container",
+    "Conversion",
+    "Difference",
+    "Document",
+    "Exactness",
+    "Failure",
+    "Fault",
+    "Hashes",
+    "HypernetworkStructure",
+    "Inspection",
+    "LayoutInfo",
+    "LedgerEntry",
+    "ListedTensor",
+    "ModuleDifference",
+    "NearToken",
+    "NearVector",
+    "Nearest",
+    "Part",
+    "PathText",
+    "Problem",
+    "Source",
+    "Target",
+    "Token",
+    "TokenTable",
+    "Validation",
+    "schema",
+]
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "inspection": Inspection,
+    "validation": Validation,
+    "conversion": Conversion,
+    "hypernetwork": HypernetworkStructure,
+    "difference": Difference,
+    "nearest": Nearest,
+    "layout": LayoutInfo,
+    "architecture": ArchitectureInfo,
+    "failure": Failure,
+}
+"""Every public document by the name of its schema."""
+
+
+def schema(name: str) -> str:
+    """The JSON Schema of one document, as the text of its file."""
+    body = {"$schema": "https://json-schema.org/draft/2020-12/schema", **DOCUMENTS[name].model_json_schema()}
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,62 @@
+"""What became of files that were written, tensor by tensor."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from adapterhub.documents.base import Action, Document, Exactness, PathText, Problem
+
+Command = Literal[
+    "convert", "embedding merge", "embedding scale", "embedding trim", "hypernetwork merge", "hypernetwork scale"
+]  # fmt: skip
+
+
+class Source(Document):
+    """The file that was read."""
+
+    path: PathText = Field(description="the file or folder, as it was given")
+    sha256: str | None = Field(default=None, description="its digest; null for a folder, and without the check")
+
+
+class Target(Document):
+    """The file that was written."""
+
+    path: PathText = Field(description="the file or folder, as it was given")
+    sha256: str | None = Field(
+        default=None,
+        description="its digest; null for a folder, where nothing was written, and without the check",
+    )
+    layout: str = Field(description="the layout that it was written in")
+
+
+class LedgerEntry(Document):
+    """What became of some source tensors; every source tensor stands in exactly one entry."""
+
+    source: list[str] = Field(description="keys in the source")
+    target: list[str] = Field(description="keys in the target; empty for a drop")
+    action: Action = Field(description="what was done")
+    reason: str | None = Field(default=None, description="why; always given for a drop")
+
+
+class Conversion(Document):
+    """What a command did that wrote a file, tensor by tensor, and its proof: `adapterhub convert` and the like."""
+
+    command: Command = Field(default="convert", description="the command that wrote the target")
+    source: Source = Field(description="what was read")
+    inputs: list[Source] = Field(
+        default_factory=list, description="everything that was read, in order, where that is more than the source"
+    )
+    target: Target = Field(description="what was written")
+    exactness: Exactness = Field(description="how far the target does what the source did")
+    max_error: float | None = Field(
+        default=None,
+        description="max|ΔW_out - ΔW_in| / max|ΔW_in|, the worst module, measured on the written file; null if not measured. "
+                    "Of hypernetworks made of others: the largest difference in what they add to random contexts, over the "
+                    "largest that one of the sources adds",
+    )  # fmt: skip
+    modules: int = Field(description="how many modules (tokens, nets) were compared, or would be")
+    entries: list[LedgerEntry] = Field(description="the ledger; of several sources each key stands behind its file")
+    summary: dict[Action, int] = Field(description="source tensors by action")
+    problems: list[Problem] = Field(default_factory=list, description="what was odd about the source, or was mended")
+    dry_run: bool = Field(default=False, description="whether nothing was written because that was asked for")
+    seconds: float = Field(description="wall time")
