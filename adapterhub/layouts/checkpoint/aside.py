@@ -1,0 +1,59 @@
+"""What stands in checkpoints beside the weights of the model, classed by name.
+
+Sources: CompVis `ldm/models/diffusion/ddpm.py` (schedule), `ldm/modules/ema.py` (names without dots); open_clip; ComfyUI
+`comfy/supported_models.py` (`v_pred`, `ztsnr`, `edm_…`); Lightning's checkpoints; lllyasviel/ControlNet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from adapterhub.adapter import Key, Role
+
+ASIDE = "aside"
+"""The component of what is kept aside; its module is its name in a single file."""
+POSITIONS = re.compile(r"(.*\.)?position_ids")
+"""0, 1, 2 … for every text encoder; no model learns them, and old converters cast them."""
+
+
+class Extra(NamedTuple):
+    """A class of tensors: `neutral` if no image depends on them."""
+
+    name: str
+    pattern: re.Pattern[str]
+    neutral: bool
+
+
+EXTRAS = tuple(
+    Extra(name, re.compile(pattern), neutral)
+    for name, pattern, neutral in (
+        ("ema", r"model_ema\..*", True),
+        ("optimizer", r"(optimizer_states?|lr_schedulers?|callbacks|loops)\..*", True),
+        ("schedule", (r"(denoiser\.sigmas|logvar|scale_factor|betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
+                     r"(_prev)?|posterior_(variance|log_variance_clipped|mean_coef[12]))"), True),
+        ("position-ids", POSITIONS.pattern, True),
+        ("marker", r"v_pred|ztsnr|edm_vpred\.sigma_(min|max)|edm_mean|edm_std", False),
+        ("unused-text", (r"(cond_stage_model|conditioner\.embedders\.\d)\.(model\.)?(logit_scale|text_projection|attn_mask"
+                        r"|transformer\.resblocks\.\d+\..*|transformer\.text_projection\.weight)"), True),
+        ("training", r"(.*\.)?(loss|perceptual_loss|discriminator)\..*|epoch|global_step", True),
+        ("foreign", r".*", False),
+    )
+)  # fmt: skip
+"""The first whose pattern fits counts."""
+
+
+def extra_of(name: str) -> Extra:
+    """The class of a tensor that is no weight."""
+    return next(extra for extra in EXTRAS if extra.pattern.fullmatch(name))
+
+
+def aside(name: str) -> Key:
+    """The key of a tensor that is kept aside."""
+    return Key(ASIDE, name, Role.ASIDE)
+
+
+def weights_of(keys: Iterable[Key]) -> list[Key]:
+    """The keys that are weights of the model."""
+    return [key for key in keys if key.component != ASIDE]

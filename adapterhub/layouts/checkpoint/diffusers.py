@@ -1,0 +1,137 @@
+"""A diffusers folder: `model_index.json`, and a folder for each component; also the weights of a component alone.
+
+What the folder has no place for lies in a file of ours beside `model_index.json`, which no reader opens, and goes back from
+there. Source: diffusers `pipelines/pipeline_utils.py` (`save_pretrained`), `models/modeling_utils.py`; transformers
+`modeling_utils.py`; the old names of the VAE's attention: diffusers before 0.17 (`models/attention_processor.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Adapter, Key, Kind
+from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
+from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
+from adapterhub.layouts.checkpoint.aside import ASIDE, aside
+from adapterhub.layouts.checkpoint.places import Placed, key, spelled
+from adapterhub.layouts.checkpoint.scoring import Judged, best, variant
+from adapterhub.layouts.checkpoint.single_file import reading
+from adapterhub.tensors import LazyTensor
+
+FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors", "vae": "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors", "text_encoder_2": "text_encoder_2/model.safetensors",
+}  # fmt: skip
+_OLD_VAE = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_ANCHORS = (
+    "down_blocks.0.resnets.0.conv1.weight", "encoder.down_blocks.0.resnets.0.conv1.weight",
+    "text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight",
+)  # fmt: skip
+"""Tensors that tell a component's file from every other."""
+_TEXT = "text_model."
+
+
+@dataclass(frozen=True, eq=False)
+class Diffusers:
+    """The layout `diffusers` of whole models."""
+
+    name: str = "diffusers"
+    kind: Kind = Kind.CHECKPOINT
+    summary: str = "a folder with `model_index.json`"
+    writes: bool = True
+    containers: Mapping[str, str] = field(default_factory=lambda: {"": DIRECTORY})
+
+    def recognise(self, package: Package) -> Recognised | None:
+        """What it is, by the architecture that names the most of its tensors."""
+        judged = _judged(package)
+        if judged is None:
+            return None
+        parts = dict.fromkeys(held.component for held in judged.placed.tensors)
+        evidence = (f"weights of {', '.join(parts)}", f"{judged.score.shapes} of {judged.score.named} have its shapes")
+        return Recognised(self, judged.architecture, judged.also, evidence, variant(judged.placed.tensors))
+
+    def decode(self, package: Package) -> Reading:
+        """The weights, and what is kept aside."""
+        judged = _judged(package)
+        assert judged is not None
+        return reading(judged.placed, judged.architecture, _metadata(package))
+
+    def place(self, held: Key, adapter: Adapter) -> str:
+        """File and name."""
+        return f"{ASIDE_FILE}:{held.module}" if held.component == ASIDE else f"{FILES[held.component]}:{spelled(held)}"
+
+    def encode(self, adapter: Adapter, form: Form) -> Encoded:
+        """A file for each component, and one for what is kept aside."""
+        files: dict[str, dict[str, LazyTensor]] = {}
+        places: dict[Key, str | None] = {}
+        for held, tensor in adapter.tensors.items():
+            places[held] = place = self.place(held, adapter)
+            file, _, name = place.partition(":")
+            files.setdefault(file, {})[name] = tensor
+        if adapter.metadata:
+            files.setdefault(ASIDE_FILE, {})
+        made = {
+            name: File(tensors, adapter.metadata if name == ASIDE_FILE else {"format": "pt"})
+            for name, tensors in files.items()
+        }
+        return Encoded(Package.new(made, container=DIRECTORY), places)
+
+
+LAYOUT = Diffusers()
+
+
+def _metadata(package: Package) -> Mapping[str, str]:
+    """That of the single file that the folder was made of; what diffusers writes says nothing."""
+    return package.files[ASIDE_FILE].metadata if ASIDE_FILE in package.files else {}
+
+
+def _judged(package: Package) -> Judged | None:
+    parts = {name.partition("/")[0]: (name, file) for name, file in package.files.items() if "/" in name}
+    if parts:
+        return best(partial(_folder, package, parts)) if parts.keys() & FILES.keys() else None
+    if len(package.files) != 1 or not any(anchor in package.only.tensors for anchor in _ANCHORS):
+        return None
+    found = [judged for part in FILES if (judged := best(partial(_folder, package, {part: ("", package.only)})))]
+    return max(found, key=lambda judged: judged.score, default=None)
+
+
+def _folder(package: Package, parts: Mapping[str, tuple[str, File]], architecture: str) -> Placed:
+    """The tensors of every component that `architecture` has; those of the file of ours are aside."""
+    placed = Placed()
+    for component, (file, content) in parts.items():
+        for name, held, tensor in _component(component, content, architecture):
+            placed.tensors[held] = tensor
+            placed.places[held] = f"{file}:{name}" if len(package.files) > 1 else name
+    if not placed.tensors:
+        return placed
+    for name, tensor in package.files[ASIDE_FILE].tensors.items() if ASIDE_FILE in package.files else ():
+        placed.tensors[aside(name)], placed.places[aside(name)] = tensor, f"{ASIDE_FILE}:{name}"
+    return placed
+
+
+def _component(component: str, file: File, architecture: str) -> Iterator[tuple[str, Key, LazyTensor]]:
+    """(name, key, tensor); what is no weight of the component is aside, under the name that it has in a single file."""
+    model = architectures.get(architecture)
+    weights, part = model.weights.get(component), model.parts.get(component)
+    if weights is None or part is None:
+        return
+    # transformers ≥ 5.6 writes CLIPTextModel without this level
+    short = component.startswith("text_encoder") and not any(name.startswith(_TEXT) for name in file.tensors)
+    for name, tensor in file.tensors.items():
+        now = _current(component, f"{_TEXT}{name}" if short and not name.startswith("text_projection.") else name)
+        path, _, kind = now.rpartition(".")
+        if path in weights and kind in ("weight", "bias"):
+            yield name, key(f"{component}.{now}"), tensor
+        else:
+            yield name, aside(part.prefix + now), tensor
+
+
+def _current(component: str, name: str) -> str:
+    """The name that the VAE's attention has today."""
+    if component == "vae" and ".attentions." in name:
+        for old, new in _OLD_VAE.items():
+            name = name.replace(old, new)
+    return name

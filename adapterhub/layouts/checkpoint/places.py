@@ -1,0 +1,108 @@
+"""Between the tensors of an LDM file and ours, in both directions, by the rows of `Architecture.single_file`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Key, Role
+from adapterhub.architectures import Row
+from adapterhub.tensors import LazyTensor, stack_rows
+
+_ROLES = {"weight": Role.LAYER_WEIGHT, "bias": Role.LAYER_BIAS}
+_SUFFIXES = {role: kind for kind, role in _ROLES.items()}
+
+
+@dataclass
+class Placed:
+    """Tensors by key, the place of each in its file, and the names that no row has."""
+
+    tensors: dict[Key, LazyTensor] = field(default_factory=dict)
+    places: dict[Key, str] = field(default_factory=dict)
+    rest: list[str] = field(default_factory=list)
+
+
+def key(name: str) -> Key:
+    """The key of our tensor `component.module.weight`."""
+    path, _, kind = name.rpartition(".")
+    component, _, module = path.partition(".")
+    return Key(component, module, _ROLES[kind])
+
+
+def spelled(held: Key) -> str:
+    """The name of a weight inside its component, as diffusers and transformers have it."""
+    return f"{held.module}.{_SUFFIXES[held.role]}"
+
+
+@cache
+def rows(architecture: str) -> Mapping[str, Row]:
+    """The rows of an architecture by place."""
+    return {row.place: row for row in architectures.get(architecture).single_file()}
+
+
+@cache
+def place_of(architecture: str) -> Mapping[Key, str]:
+    """The place of each of our tensors."""
+    return {key(name): row.place for row in rows(architecture).values() for name in row.tensors}
+
+
+def take_apart(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
+    """The tensors of an LDM file as ours: fused projections split, transposed and reshaped ones turned back."""
+    placed = Placed()
+    table = rows(architecture)
+    for name, tensor in tensors.items():
+        row = table.get(name)
+        if row is None or not _can_cross(row, tensor):
+            placed.rest.append(name)
+            continue
+        for ours, part in zip(map(key, row.tensors), _inward(row, tensor), strict=True):
+            placed.tensors[ours] = part
+            placed.places[ours] = name
+    return placed
+
+
+def put_together(tensors: Mapping[Key, LazyTensor], architecture: str) -> dict[str, LazyTensor]:
+    """The tensors of an LDM file that hold ours, as far as they are there."""
+    made: dict[str, LazyTensor] = {}
+    for row in _rows_of(tensors, architecture):
+        parts = [tensors[ours] for name in row.tensors if (ours := key(name)) in tensors]
+        if len(parts) == len(row.tensors):
+            made[row.place] = _outward(row, parts)
+    return made
+
+
+def _rows_of(tensors: Iterable[Key], architecture: str) -> list[Row]:
+    table, places = rows(architecture), place_of(architecture)
+    return [table[place] for place in dict.fromkeys(places[held] for held in tensors if held in places)]
+
+
+def _can_cross(row: Row, tensor: LazyTensor) -> bool:
+    """Whether a tensor has the number of axes, and the rows, that its crossing takes."""
+    axes = len(tensor.shape)
+    if row.crossing == "stacked":
+        return axes in (1, 2) and tensor.shape[0] % len(row.tensors) == 0
+    return axes == 2 if row.crossing == "transposed" else row.crossing == "same" or axes in (2, 4)
+
+
+def _inward(row: Row, tensor: LazyTensor) -> list[LazyTensor]:
+    match row.crossing:
+        case "stacked":
+            return tensor.split_rows([tensor.shape[0] // len(row.tensors)] * len(row.tensors))
+        case "transposed":
+            return [tensor.transpose()]
+        case "reshaped":
+            return [tensor.reshape(*tensor.shape[:2])]
+    return [tensor]
+
+
+def _outward(row: Row, parts: list[LazyTensor]) -> LazyTensor:
+    match row.crossing:
+        case "stacked":
+            return stack_rows(parts)
+        case "transposed":
+            return parts[0].transpose()
+        case "reshaped":
+            return parts[0].reshape(*parts[0].shape, 1, 1)
+    return parts[0]

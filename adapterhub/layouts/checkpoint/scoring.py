@@ -1,0 +1,75 @@
+"""Which architecture a model is: the one that names the most of its tensors and has their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Key, Module, Role
+from adapterhub.layouts.checkpoint.places import Placed
+from adapterhub.tensors import LazyTensor, Shape
+
+VARIANTS = {9: "inpainting", 8: "instruct-pix2pix"}
+"""Channels of the UNet's input: latents with a mask and a masked image, or with a second image."""
+_INPUT = Module("unet", "conv_in")
+
+
+class Score(NamedTuple):
+    """How well an architecture explains a model; the greatest is the best."""
+
+    named: int
+    axes: int
+    shapes: int
+
+
+class Judged(NamedTuple):
+    """The best architecture, the others that are as good, and what it makes of the file."""
+
+    architecture: str
+    also: tuple[str, ...]
+    placed: Placed
+    score: Score
+
+
+def best(read: Callable[[str], Placed]) -> Judged | None:
+    """The architecture whose reading of a file is the best; None where none names anything."""
+    found = [(score(placed, name), name, placed) for name in architectures.NAMES if (placed := read(name)).tensors]
+    if not found:
+        return None
+    top = max(mark for mark, _, _ in found)
+    names = tuple(name for mark, name, _ in found if mark == top)
+    return Judged(names[0], names[1:], next(placed for mark, _, placed in found if mark == top), top)
+
+
+def score(placed: Placed, architecture: str) -> Score:
+    """The marks of `architecture` for the weights that it names."""
+    weights = architectures.get(architecture).weights
+    named = axes = shapes = 0
+    for (component, module, role), tensor in placed.tensors.items():
+        if role is Role.ASIDE:
+            continue
+        named += 1
+        known = weights[component][module]
+        expected: Shape = known if role is Role.LAYER_WEIGHT else known[:1]
+        axes += len(expected) == len(tensor.shape)
+        shapes += expected == tensor.shape
+    return Score(named, axes, shapes)
+
+
+def misfits(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Key, Shape, Shape]]:
+    """(key, shape, the shape that it should have) of each weight of another shape; a variant's input is none."""
+    weights = architectures.get(architecture).weights
+    for held, tensor in tensors.items():
+        known = weights.get(held.component, {}).get(held.module)
+        if known is None:
+            continue
+        expected = known if held.role is Role.LAYER_WEIGHT else known[:1]
+        if tensor.shape != expected and not (Module(*held[:2]) == _INPUT and variant(tensors)):
+            yield held, tensor.shape, expected
+
+
+def variant(tensors: Mapping[Key, LazyTensor]) -> str | None:
+    """The flavour that the channels of the input tell."""
+    tensor = tensors.get(Key(*_INPUT, Role.LAYER_WEIGHT))
+    return VARIANTS.get(tensor.shape[1]) if tensor is not None and len(tensor.shape) == 4 else None

@@ -1,0 +1,125 @@
+"""A whole model in one file, in the names of CompVis' LDM and Stability's SGM: what A1111, ComfyUI and Kohya read.
+
+Also one of its components alone, without the prefix that it has in there: a VAE, a UNet, a text encoder.
+Source: CompVis/stable-diffusion, Stability-AI/stablediffusion and generative-models (`sgm`), open_clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Adapter, Key, Kind, Module, Role
+from adapterhub.files import SAFETENSORS, File, Package
+from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
+from adapterhub.layouts.checkpoint.aside import ASIDE, aside, extra_of
+from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart
+from adapterhub.layouts.checkpoint.scoring import Judged, best, variant
+from adapterhub.tensors import LazyTensor
+
+_ANCHORS = {
+    "unet": ("input_blocks.0.0.weight", "time_embed.0.weight"),
+    "vae": ("encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"),
+    "text_encoder": ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
+}
+"""By component (SDXL's second text encoder is like the first) tensors that every model has, without their prefix."""
+
+
+@dataclass(frozen=True, eq=False)
+class SingleFile:
+    """The layout `single-file`."""
+
+    name: str = "single-file"
+    kind: Kind = Kind.CHECKPOINT
+    summary: str = "one LDM-named file: A1111, ComfyUI, Kohya"
+    writes: bool = True
+    containers: Mapping[str, str] = field(default_factory=lambda: {".safetensors": SAFETENSORS})
+
+    def recognise(self, package: Package) -> Recognised | None:
+        """What it is, by the architecture that names the most of its tensors."""
+        judged = _judged(package)
+        if judged is None:
+            return None
+        parts = dict.fromkeys(held.component for held in judged.placed.tensors)
+        evidence = (f"weights of {', '.join(parts)}", f"{judged.score.shapes} of {judged.score.named} have its shapes")
+        return Recognised(self, judged.architecture, judged.also, evidence, variant(judged.placed.tensors))
+
+    def decode(self, package: Package) -> Reading:
+        """The weights, and what is kept aside."""
+        judged = _judged(package)
+        assert judged is not None
+        placed = judged.placed
+        for name in placed.rest:
+            placed.tensors[aside(name)], placed.places[aside(name)] = package.only.tensors[name], name
+        return reading(placed, judged.architecture, package.only.metadata)
+
+    def place(self, key: Key, adapter: Adapter) -> str | None:
+        """The name of the tensor that `key` is, or is a part of."""
+        if key.component == ASIDE:
+            return key.module
+        return place_of(adapter.architecture).get(key)
+
+    def encode(self, adapter: Adapter, form: Form) -> Encoded:
+        """One file of everything."""
+        tensors = put_together(adapter.tensors, adapter.architecture)
+        tensors |= {key.module: tensor for key, tensor in adapter.tensors.items() if key.component == ASIDE}
+        name = f"{form.stem or 'model'}.safetensors"
+        places = {key: self.place(key, adapter) for key in adapter.tensors}
+        return Encoded(Package.new({name: File(tensors, adapter.metadata, container=form.container)}), places)
+
+
+LAYOUT = SingleFile()
+
+
+def reading(placed: Placed, architecture: str, metadata: Mapping[str, str]) -> Reading:
+    """What was placed, module by module."""
+    modules: dict[Module, dict[Role, LazyTensor]] = {}
+    names: dict[Module, dict[Role, str]] = {}
+    for (component, module, role), tensor in placed.tensors.items():
+        modules.setdefault(Module(component, module), {})[role] = tensor
+        names.setdefault(Module(component, module), {})[role] = placed.places[Key(component, module, role)]
+    return Reading(Kind.CHECKPOINT, architecture, modules, names, dict(metadata), {})
+
+
+def _judged(package: Package) -> Judged | None:
+    if len(package.files) != 1:
+        return None
+    tensors = package.only.tensors
+    prefixes = {part.prefix: component for name in architectures.NAMES
+                for component, part in architectures.get(name).parts.items()}  # fmt: skip
+    if any(prefix + anchor in tensors for prefix, component in prefixes.items() for anchor in _anchors(component)):
+        return best(lambda name: take_apart(tensors, name))
+    return _alone(tensors)
+
+
+def _anchors(component: str) -> tuple[str, ...]:
+    return _ANCHORS.get(component, _ANCHORS["text_encoder"])
+
+
+def _alone(tensors: Mapping[str, LazyTensor]) -> Judged | None:
+    """A component without its prefix."""
+    for component in _ANCHORS:
+        if not any(anchor in tensors for anchor in _anchors(component)):
+            continue
+        parts = (component, f"{component}_2")
+        found = [judged for part in parts if (judged := best(partial(_of, tensors, part))) is not None]
+        if found:
+            return max(found, key=lambda judged: judged.score)
+    return None
+
+
+def _of(tensors: Mapping[str, LazyTensor], component: str, architecture: str) -> Placed:
+    """`tensors` as the component `component`, under the names that they have in the file."""
+    part = architectures.get(architecture).parts.get(component)
+    if part is None:
+        return Placed()
+    placed = take_apart({part.prefix + name: tensor for name, tensor in tensors.items()}, architecture)
+    bare = {key: place.removeprefix(part.prefix) for key, place in placed.places.items()}
+    return Placed(placed.tensors, bare, [name.removeprefix(part.prefix) for name in placed.rest])
+
+
+def is_neutral(key: Key) -> bool:
+    """Whether no image depends on a tensor that is kept aside."""
+    return key.component == ASIDE and extra_of(key.module).neutral

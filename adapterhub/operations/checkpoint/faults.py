@@ -1,0 +1,81 @@
+"""What is wrong with a whole model by its names, shapes and dtypes; its values: `values.py`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Role
+from adapterhub.documents import Problem
+from adapterhub.files import Package
+from adapterhub.layouts.base import Reading
+from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
+from adapterhub.layouts.checkpoint.scoring import misfits
+from adapterhub.layouts.identity import Identity
+from adapterhub.metadata import claimed
+from adapterhub.operations.problems import error, warning
+
+_OTHER_WIDTHS = 0.5
+"""A model most of whose weights have other shapes is a smaller one with the same names; fewer, and some are wrong."""
+_SHOWN = 3
+
+
+def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
+    """Every problem that the header tells."""
+    yield from _shapes(reading)
+    yield from _gaps(reading)
+    yield from _beside(reading)
+    if identity.also:
+        yield warning("ambiguous-architecture", "", f"the weights are those of {', '.join(identity.also)} as well; taken as {identity.architecture}")  # fmt: skip
+    told = claimed(reading.metadata)
+    if told is not None and told != reading.architecture:
+        title = architectures.get(reading.architecture).title
+        yield warning("metadata-contradicts", "metadata", f"claims {told}, and the weights are those of {title}",
+                      "The weights count; convert writes metadata that agrees.")  # fmt: skip
+
+
+def _shapes(reading: Reading) -> Iterator[Problem]:
+    tensors = reading.adapter.tensors
+    wrong = list(misfits(tensors, reading.architecture))
+    title = architectures.get(reading.architecture).title
+    if len(wrong) > _OTHER_WIDTHS * len(tensors):
+        yield warning(
+            "other-widths", "", f"the names are those of {title}, the shapes are not: a distilled or tiny model"
+        )
+        return
+    for held, shape, expected in wrong:
+        yield error("shape-mismatch", ".".join(held[:2]), f"{list(shape)}, where {title} has {list(expected)}",
+                    "The file is damaged, or of a model that adapterhub does not know.")  # fmt: skip
+
+
+def _gaps(reading: Reading) -> Iterator[Problem]:
+    """Components of which weights are missing."""
+    model = architectures.get(reading.architecture)
+    held = {(key.component, key.module, key.role) for key in reading.adapter.tensors}
+    for component in {key.component for key in reading.adapter.tensors} - {ASIDE}:
+        names = [
+            (path, Role.LAYER_WEIGHT if kind == "weight" else Role.LAYER_BIAS)
+            for path, kind, _ in model.tensors(component)
+        ]
+        missing = [path for path, role in names if (component, path, role) not in held]
+        if missing:
+            yield error("missing-weights", component, f"{len(missing)} of {len(names)} tensors are missing: {', '.join(missing[:_SHOWN])} …",
+                        "Get the file again.")  # fmt: skip
+
+
+def _beside(reading: Reading) -> Iterator[Problem]:
+    extras = {
+        module.module: roles[Role.ASIDE] for module, roles in reading.modules.items() if module.component == ASIDE
+    }
+    counted = Counter(extra_of(name).name for name in extras)
+    if strange := [name for name in extras if extra_of(name).name == "foreign"]:
+        yield warning("foreign-keys", strange[0], f"{len(strange)} tensors that are no part of {reading.architecture}",
+                      "They are kept; adapterhub inspect --tensors lists them.")  # fmt: skip
+    if leftovers := counted["ema"] + counted["optimizer"]:
+        yield warning("leftovers", "", f"{leftovers} tensors of training that no image depends on",
+                      "adapterhub convert --prune leaves them out.")  # fmt: skip
+    for name, tensor in extras.items():
+        if POSITIONS.fullmatch(name) and tensor.dtype != "I64":
+            yield warning("position-ids", name, f"position ids as {tensor.dtype}: some readers then cut or shift prompts",
+                          "adapterhub convert writes them as I64.")  # fmt: skip

@@ -1,0 +1,134 @@
+"""What makes a folder of weights a diffusers pipeline: configurations, scheduler, tokenizers, the index; and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from adapterhub import files
+from adapterhub.adapter import Adapter, Key
+from adapterhub.architectures import pipeline
+from adapterhub.documents import Problem
+from adapterhub.errors import UsageError
+from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
+from adapterhub.files.tokenizer import tokenizer_from
+from adapterhub.layouts.base import Encoded
+from adapterhub.layouts.checkpoint.aside import ASIDE
+from adapterhub.layouts.checkpoint.diffusers import FILES
+from adapterhub.operations.checkpoint.prediction import variants
+from adapterhub.operations.source import Source
+from adapterhub.operations.work import Request
+from adapterhub.tensors import LazyTensor
+
+_INDEX, _CONFIG = "model_index.json", "config.json"
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_SAFETY = "requires_safety_checker"
+
+
+def completed(encoded: Encoded, adapter: Adapter, opened: Source, request: Request) -> tuple[Encoded, list[Problem]]:
+    """The package with everything that `DiffusionPipeline.from_pretrained` wants, in shards where that was asked for.
+
+    Configurations come from the folder that was given, or that is converted, else from what is known of the architecture.
+    """
+    parts = [part for part in adapter.components() if part != ASIDE]
+    told, problems = variants(adapter, request.source)
+    documents = pipeline.documents(adapter.architecture, parts, told)
+    documents = _with_given(documents, _given(opened, request), parts)
+    documents |= _tokenizers(opened, request, documents)
+    if request.whole.only is not None:
+        encoded, documents = _alone(encoded, documents, parts[0])
+    encoded = replace(encoded, package=Package.new(encoded.package.files, documents, DIRECTORY))
+    if request.whole.shard_size is not None:
+        encoded = _sharded(encoded, request.whole.shard_size)
+    return encoded, problems
+
+
+def _given(opened: Source, request: Request) -> Mapping[str, Any]:
+    """The documents of the folder that configurations are to be taken from."""
+    if request.whole.config is None:
+        return opened.package.documents
+    if not request.whole.config.is_dir():
+        raise UsageError(f"{request.whole.config} is no folder", mend="Give the folder of a pipeline.")
+    with files.read(request.whole.config) as package:
+        return package.documents
+
+
+def _with_given(documents: dict[str, Any], given: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """`documents` with those of another folder, whose index names only what is written here."""
+    wanted = {_INDEX, "scheduler/scheduler_config.json", *(f"{part}/{_CONFIG}" for part in parts)}
+    taken = {name: document for name, document in given.items() if name in wanted}
+    if _INDEX in taken:
+        there = documents[_INDEX]
+        index = {name: value if not isinstance(value, list) or any(there.get(name) or [None]) else [None, None]
+                 for name, value in taken[_INDEX].items()}  # fmt: skip
+        if _SAFETY in index:
+            index[_SAFETY] = False
+        taken[_INDEX] = index
+    return {**documents, **taken}
+
+
+def _tokenizers(opened: Source, request: Request, documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a folder that was given, or that is converted, in place of ours."""
+    folder = request.whole.tokenizer or (opened.package.path if opened.package.container == DIRECTORY else None)
+    if folder is None:
+        return {}
+    found: dict[str, Any] = {}
+    for name in _TOKENIZERS:
+        if not any(document.startswith(f"{name}/") for document in documents):
+            continue
+        place = folder / name if (folder / name).is_dir() else request.whole.tokenizer
+        if place is not None:
+            found |= {f"{name}/{file}": document for file, document in tokenizer_from(place).items()}
+    return found
+
+
+def _alone(encoded: Encoded, documents: Mapping[str, Any], part: str) -> tuple[Encoded, dict[str, Any]]:
+    """One component as the folder that its own class opens."""
+    name = FILES[part].rpartition("/")[2]
+    content = encoded.package.files[FILES[part]]
+    places: dict[Key, str | None] = {held: place and place.partition(":")[2] for held, place in encoded.places.items()}
+    return Encoded(Package.new({name: content}), places), {_CONFIG: documents[f"{part}/{_CONFIG}"]}
+
+
+def _sharded(encoded: Encoded, size: int) -> Encoded:
+    """Files above `size` bytes in shards that an index joins, as huggingface_hub splits them: in order, each as full as can
+    be.
+    """
+    made: dict[str, File] = {}
+    documents = dict(encoded.package.documents)
+    moved: dict[tuple[str, str], str] = {}
+    for name, file in encoded.package.files.items():
+        groups = _groups(file.tensors, size)
+        if name == ASIDE_FILE or len(groups) < 2:
+            made[name] = file
+            continue
+        stem = name.removesuffix(".safetensors")
+        for number, group in enumerate(groups, 1):
+            shard = f"{stem}-{number:05}-of-{len(groups):05}.safetensors"
+            made[shard] = File(group, file.metadata)
+            moved |= {(name, tensor): shard for tensor in group}
+        total = sum(tensor.nbytes for tensor in file.tensors.values())
+        weight_map = {tensor: moved[name, tensor].rpartition("/")[2] for tensor in file.tensors}
+        documents[f"{name}.index.json"] = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    places = {held: _moved(place, moved) for held, place in encoded.places.items()}
+    return Encoded(Package.new(made, documents, DIRECTORY), places)
+
+
+def _groups(tensors: Mapping[str, LazyTensor], size: int) -> list[dict[str, LazyTensor]]:
+    groups: list[dict[str, LazyTensor]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and used + tensor.nbytes > size:
+            groups.append({})
+            used = 0
+        groups[-1][name] = tensor
+        used += tensor.nbytes
+    return groups
+
+
+def _moved(place: str | None, moved: Mapping[tuple[str, str], str]) -> str | None:
+    if place is None:
+        return None
+    file, _, name = place.partition(":")
+    return f"{moved[file, name]}:{name}" if (file, name) in moved else place

@@ -1,0 +1,65 @@
+"""What a UNet predicts, noise or velocity: told by what the file says, else guessed from one tensor of SD 2.
+
+Source: ComfyUI `comfy/supported_models.py` (`SD20.model_type`: the spread of one bias), ModelSpec's `prediction_type`, the
+`parameterization` of CompVis' YAML beside a checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from adapterhub.adapter import Adapter, Key, Role
+from adapterhub.documents import Problem
+from adapterhub.layouts.checkpoint.aside import aside
+from adapterhub.layouts.checkpoint.scoring import variant
+from adapterhub.operations.problems import warning
+from adapterhub.tensors import FLOATS, values
+
+VELOCITY, ZERO_SNR = "v-prediction", "zero-snr"
+_TELLING = Key("unet", "up_blocks.3.attentions.2.transformer_blocks.0.norm1", Role.LAYER_BIAS)
+_SPREAD = 0.09
+"""Standard deviation of that bias above which ComfyUI takes SD 2 for one that predicts velocity."""
+_SAYS_V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*$""", re.MULTILINE)
+_SMALL = 1 << 20
+
+
+def variants(adapter: Adapter, source: Path) -> tuple[list[str], list[Problem]]:
+    """The rows of the pipeline's table that this model needs, and a warning where one was guessed."""
+    found = [name] if (name := variant(adapter.tensors)) else []
+    told = _told(adapter, source)
+    if aside("ztsnr") in adapter.tensors:
+        found.append(ZERO_SNR)
+    if told is not None:
+        return found + [VELOCITY] * told, []
+    if adapter.architecture != "sd2" or found or _TELLING not in adapter.tensors:
+        return found, []
+    spread = _deviation(adapter)
+    guess = VELOCITY if spread > _SPREAD else "noise"
+    problem = warning("prediction-guessed", ".".join(_TELLING[:2]),
+                      f"nothing says what SD 2 predicts here; {guess} by the spread of one bias ({spread:.3f}), as ComfyUI guesses",
+                      "Where pictures come out as noise, edit prediction_type in scheduler/scheduler_config.json.")  # fmt: skip
+    return found + [VELOCITY] * (guess == VELOCITY), [problem]
+
+
+def _told(adapter: Adapter, source: Path) -> bool | None:
+    return next(_statements(adapter, source), None)
+
+
+def _statements(adapter: Adapter, source: Path) -> Iterator[bool]:
+    if aside("v_pred") in adapter.tensors:
+        yield True
+    said = adapter.metadata.get("modelspec.prediction_type") or adapter.metadata.get("modelspec.predict_key")
+    if said:
+        yield said.startswith("v")
+    if "-768-v" in adapter.metadata.get("modelspec.architecture", ""):
+        yield True
+    beside = source.with_suffix(".yaml")
+    if source.is_file() and beside.is_file() and beside.stat().st_size < _SMALL:
+        yield _SAYS_V.search(beside.read_text("utf-8", "replace")) is not None
+
+
+def _deviation(adapter: Adapter) -> float:
+    tensor = adapter.tensors[_TELLING]
+    return float(values(tensor).astype("f8").std()) if tensor.dtype in FLOATS else 0.0
