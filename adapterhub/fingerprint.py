@@ -32,7 +32,8 @@ def fingerprint(adapter: Adapter) -> str:
     may sit in any factor, in alpha or be folded: each product counts once, as mantissas and one exponent, and one that is
     zero as nothing at all. Shapes count as rows times the rest (1×1 convolution = linear, flattened kernels), dtypes do
     not count: float16 values stored as float32 are the same. PEFT's IA3 multipliers count as LyCORIS stores them. Tokens of
-    an embedding count by their order and not by what they are called; of a hypernetwork its activations count too.
+    an embedding count by their order and not by what they are called; of a hypernetwork its activations count too. Of a whole
+    model the bytes of the weights count, dtypes included, and nothing that stands beside them.
 
     Not covered: metadata, architecture, the split of a product in other ways (another basis of the same ΔW), another
     algorithm with the same ΔW, and a cast that changes values, which gives another fingerprint: `diff` measures those.
@@ -41,6 +42,8 @@ def fingerprint(adapter: Adapter) -> str:
     """
     import numpy as np
 
+    if adapter.kind is Kind.CHECKPOINT:
+        return _of_weights(adapter)
     digest = hashlib.sha256(VERSION)
     digest.update(structure(adapter))
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
@@ -48,6 +51,22 @@ def fingerprint(adapter: Adapter) -> str:
             digest.update(f"\n{component}\0{module}\0".encode())
             for part in _module(tensors):
                 digest.update(part)
+    return digest.hexdigest()
+
+
+def _of_weights(adapter: Adapter) -> str:
+    """A digest of the digests of all weights, each read once."""
+    import blake3
+
+    digest = hashlib.sha256(VERSION)
+    for key, tensor in sorted(adapter.tensors.items()):
+        if key.role is Role.ASIDE:
+            continue
+        content = blake3.blake3()
+        for chunk in tensor.chunks():
+            content.update(chunk)
+        named = "\0".join((*key, tensor.dtype, *map(str, tensor.shape)))
+        digest.update(f"\n{named}\0".encode() + content.digest())
     return digest.hexdigest()
 
 

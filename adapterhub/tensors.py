@@ -11,12 +11,14 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
 Buffer = bytes | bytearray | memoryview
+Chunks = Callable[[], Iterable[Buffer]]
 Shape = tuple[int, ...]
 
 # Bits per element, in safetensors' own order: its writer sorts tensors by this order descending, then by name.
@@ -95,9 +97,10 @@ class LazyTensor:
         if sum(sizes) != self.shape[0]:
             raise ValueError(f"{list(sizes)} rows do not make up {self.shape[0]}")
         row = length(self.dtype, self.shape[1:])
+        window = getattr(self.chunks, "part", partial(_window, self))  # a run of bytes in a file stays one
         parts, start = [], 0
         for rows in sizes:
-            parts.append(LazyTensor(self.dtype, (rows, *self.shape[1:]), _window(self, start * row, rows * row)))
+            parts.append(LazyTensor(self.dtype, (rows, *self.shape[1:]), window(start * row, rows * row)))
             start += rows
         return parts
 

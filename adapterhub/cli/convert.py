@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, debug
+from adapterhub.cli.options import PATH, as_json, base, debug, size
 from adapterhub.cli.terminal import columns, counts, number, problems, write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Conversion, LedgerEntry
 
-SHOWN = 20
-"""How many dropped entries are shown to people; --json has them all."""
+SHOWN = 8
+"""How many entries that were dropped for one reason are shown to people; --json has them all."""
 
 
 @click.command("convert")
@@ -34,6 +34,21 @@ SHOWN = 20
     "--extract-embeddings", is_flag=True, help="Write the embeddings that travel in a LoRA, and nothing else."
 )
 @click.option("--fit", is_flag=True, help="Fit a hypernetwork that is not linear by least squares, to fold it.")
+@click.option("--prune", is_flag=True, help="Of a whole model: leave out what only training needs.")
+@click.option("--ema", is_flag=True, help="Of a whole model: the moving averages instead of the weights.")
+@click.option("--vae", metavar="FILE", type=PATH, help="Of a whole model: the VAE of another file.")
+@click.option(
+    "--vae-dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of a whole model: another dtype for its VAE."
+)
+@click.option("--only", metavar="COMPONENT", help="Of a whole model: one component, as unet, vae, text_encoder.")
+@click.option(
+    "--shard-size", metavar="SIZE", callback=size, help="Of a diffusers folder: files of at most so much, as 5GB."
+)
+@click.option("--tokenizer", metavar="DIR", type=PATH, help="Of a diffusers folder: take the tokenizers from here.")
+@click.option(
+    "--config", metavar="DIR", type=PATH, help="Of a diffusers folder: take the configurations from this one."
+)
+@click.option("--verify", is_flag=True, help="Of a whole model: read every byte back and compare it.")
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
 @base
 @click.option("--allow-loss", is_flag=True, help="Drop what the layout has no place for, and list it.")
@@ -62,7 +77,13 @@ def describe(done: Conversion) -> list[str]:
 
 
 def dropped(entries: list[LedgerEntry]) -> list[str]:
-    """What was left out and why, the first of many."""
-    drops = [(f"  drop {', '.join(entry.source)}:", entry.reason) for entry in entries if entry.action == "drop"]
-    more = [f"  ... and {len(drops) - SHOWN} more"] if len(drops) > SHOWN else []
-    return columns(drops[:SHOWN]) + more if drops else []
+    """What was left out and why; of many for one reason the first, and how many there are."""
+    by_reason: dict[str | None, list[str]] = {}
+    for entry in entries:
+        if entry.action == "drop":
+            by_reason.setdefault(entry.reason, []).append(", ".join(entry.source))
+    rows = []
+    for reason, places in by_reason.items():
+        shown = places if len(places) <= SHOWN else [f"{places[0]} and {len(places) - 1} more"]
+        rows += [(f"  drop {place}:", reason) for place in shown]
+    return columns(rows) if rows else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,13 @@ import click
 
 import adapterhub
 from adapterhub.cli.options import PATH, as_json, base, debug
-from adapterhub.cli.terminal import columns, escape, number, paint, write, write_json
+from adapterhub.cli.terminal import columns, counts, escape, number, paint, write, write_json
 
 if TYPE_CHECKING:
-    from adapterhub.documents import Difference
+    from adapterhub.documents import ComponentDifference, Difference
 
 SHOWN = 20
-"""How many of the modules that differ are shown to people; --json has them all."""
+"""How many of the modules that differ, or that one side lacks, are shown to people; --json has them all."""
 
 
 @click.command("diff")
@@ -32,18 +33,45 @@ def command(a: Path, b: Path, as_json: bool, base: Path | None, tolerance: float
 
 
 def describe(found: Difference) -> list[str]:
-    """The verdict, the modules that only one side has, and the worst of those that differ."""
+    """The verdict, what it means and where of whole models, what only one side has, and the worst modules that differ."""
     verdict = paint("the same", "green") if found.equal else paint("different", "red")
-    rows = [("module", "max", "relative")]
-    rows += [
-        (f"{worst.component}.{worst.module}", number(worst.max_abs), number(worst.relative))
-        for worst in found.differences[:SHOWN]
+    worst = [("module", "max", "relative")]
+    worst += [
+        (f"{one.component}.{one.module}", number(one.max_abs), number(one.relative))
+        for one in found.differences[:SHOWN]
     ]
-    more = len(found.differences) - SHOWN
     return [
         f"{verdict}: {found.modules} modules compared, max error {number(found.max_error)}",
-        *(f"only in {escape(found.a)}: {escape(module)}" for module in found.only_in_a),
-        *(f"only in {escape(found.b)}: {escape(module)}" for module in found.only_in_b),
-        *(columns(rows) if found.differences else ()),
-        *([f"... and {more} more"] if more > 0 else ()),
+        *(f"  {escape(sentence)}" for sentence in found.summary),
+        *_extras(found),
+        *_blocks(found.components),
+        *_alone(found.a, found.only_in_a),
+        *_alone(found.b, found.only_in_b),
+        *(columns(worst) if found.differences else ()),
+        *_more(len(found.differences)),
     ]
+
+
+def _extras(found: Difference) -> Iterator[str]:
+    for path, extras in ((found.a, found.extras_in_a), (found.b, found.extras_in_b)):
+        if extras:
+            yield f"  not compared, beside the weights of {escape(path)}: {counts(extras)}"
+
+
+def _blocks(components: list[ComponentDifference]) -> list[str]:
+    """A row for each block in which anything differs."""
+    rows = [
+        (part.name, block.name, block.tensors, block.identical, block.recast, block.changed, number(block.relative),
+         number(block.largest))
+        for part in components for block in part.blocks if block.identical < block.tensors
+    ]  # fmt: skip
+    head = ("component", "block", "tensors", "identical", "recast", "changed", "relative", "largest")
+    return columns([head, *rows]) if rows else []
+
+
+def _alone(path: str, modules: list[str]) -> list[str]:
+    return [f"only in {escape(path)}: {escape(module)}" for module in modules[:SHOWN]] + _more(len(modules))
+
+
+def _more(count: int) -> list[str]:
+    return [f"... and {count - SHOWN} more"] if count > SHOWN else []

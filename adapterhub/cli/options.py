@@ -27,3 +27,16 @@ def weighted_path(text: str) -> tuple[Path, float]:
     """PATH or PATH:WEIGHT: what stands behind the last colon is a weight if it is a number, and no file is called all of it."""
     found = _WEIGHTED.fullmatch(text)
     return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)
+
+
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def size(ctx: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """`5GB` as bytes; units of a thousand, or with an i of 1,024, as huggingface_hub reads them."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.upper())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no size such as 5GB")
+    return int(float(found[1]) * _SIZES[found[2] or ""])

@@ -31,11 +31,12 @@ def command(paths: tuple[Path, ...], as_json: bool, base: Path | None, strict: b
 
 
 def describe(found: Validation) -> list[str]:
-    """The verdict, then every problem and how to mend it."""
+    """The verdict, of a model that has a base how they compare, then every problem and how to mend it."""
     verdict = paint("valid", "green") if found.valid else paint("not valid", "red")
     what = " ".join(filter(None, (found.architecture, found.layout, found.kind)))
     severities = Counter[str](problem.severity for problem in found.problems)
     return [
         f"{escape(found.path)}: {verdict} ({', '.join(filter(None, (what, counts(severities))))})",
+        *(f"  {escape(sentence)}" for sentence in (found.descent.summary if found.descent else ())),
         *problems(found.problems),
     ]

@@ -6,7 +6,18 @@ A number that is not finite is null in JSON.
 import json
 
 from adapterhub.documents.base import Action, Container, Document, Exactness, Failure, Fault, PathText, Problem
-from adapterhub.documents.comparison import Difference, ModuleDifference, Nearest, NearToken, NearVector, TokenTable
+from adapterhub.documents.comparison import (
+    BlockDifference,
+    ComponentDifference,
+    Descent,
+    Difference,
+    ModuleDifference,
+    Nearest,
+    NearToken,
+    NearVector,
+    Spectrum,
+    TokenTable,
+)
 from adapterhub.documents.conversion import Command, Conversion, LedgerEntry, Source, Target
 from adapterhub.documents.hypernetwork import HypernetworkStructure
 from adapterhub.documents.inspection import Hashes, Inspection, ListedTensor, Part, Token, Validation
@@ -16,9 +27,12 @@ __all__ = [
     "DOCUMENTS",
     "Action",
     "ArchitectureInfo",
+    "BlockDifference",
     "Command",
+    "ComponentDifference",
     "Container",
     "Conversion",
+    "Descent",
     "Difference",
     "Document",
     "Exactness",
@@ -38,6 +52,7 @@ __all__ = [
     "PathText",
     "Problem",
     "Source",
+    "Spectrum",
     "Target",
     "Token",
     "TokenTable",

@@ -1,4 +1,6 @@
-"""How far two files do the same, and which tokens an embedding is near."""
+"""How far two files do the same, whether a model descends from another, and which tokens an embedding is near."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -6,12 +8,37 @@ from adapterhub.documents.base import Document, PathText
 
 
 class ModuleDifference(Document):
-    """How far two files differ in one module."""
+    """How far two files differ in one module. Of whole models ΔW is the weight itself."""
 
     component: str = Field(description="the part of the model")
     module: str = Field(description="the canonical path inside the component")
     max_abs: float | None = Field(description="max|ΔW_b - ΔW_a|")
     relative: float | None = Field(description="the same over max|ΔW_a|")
+
+
+class BlockDifference(Document):
+    """How far the tensors of a block differ that two whole models have. Those that are neither identical nor recast, nor of
+    another shape, changed. A relative change is ‖B - A‖ / ‖A‖ with Euclidean norms; tensors of another shape do not count.
+    """
+
+    name: str = Field(description="the beginning of the canonical path: down_blocks.0, text_model.encoder.layers.3")
+    tensors: int = Field(description="how many tensors both have")
+    identical: int = Field(description="tensors with the same numbers, bit for bit or in a wider dtype")
+    recast: int = Field(description="tensors that are equal once one is rounded to the dtype of the other")
+    changed: int = Field(description="tensors of other numbers")
+    reshaped: int = Field(description="tensors of another shape")
+    relative: float | None = Field(description="the relative change of all of them together")
+    largest: float | None = Field(description="the largest relative change of one tensor")
+    worst: str | None = Field(default=None, description="the tensor that changed by that much; null where none changed")
+
+
+class ComponentDifference(BlockDifference):
+    """How far two whole models differ in a component."""
+
+    name: str = Field(description="the part of the model")
+    only_in_a: int = Field(description="tensors that only the first has")
+    only_in_b: int = Field(description="tensors that only the second has")
+    blocks: list[BlockDifference] = Field(description="its blocks, in the order of the model")
 
 
 class Difference(Document):
@@ -28,6 +55,46 @@ class Difference(Document):
     differences: list[ModuleDifference] = Field(
         default_factory=list, description="the modules that differ, worst first"
     )
+    summary: list[str] = Field(default_factory=list, description="of whole models: what that means, in sentences")
+    components: list[ComponentDifference] = Field(
+        default_factory=list, description="of whole models: every component and its blocks"
+    )
+    extras_in_a: dict[str, int] = Field(
+        default_factory=dict, description="tensors of a whole model beside its weights, by class; they are not compared"
+    )
+    extras_in_b: dict[str, int] = Field(default_factory=dict, description="the same of the second")
+
+
+class Spectrum(Document):
+    """How the change of one weight is spread over its singular values. The share of ‖ΔW‖² in a few tells a change of low
+    rank, as a LoRA makes it, from one that was trained in full.
+    """
+
+    component: str = Field(description="the part of the model")
+    module: str = Field(description="the canonical path inside the component")
+    full: int = Field(description="how many singular values it has")
+    rank: int = Field(description="how many of them hold 99 % of ‖ΔW‖²")
+    first_16: float = Field(description="the share of ‖ΔW‖² in the first 16")
+    first_64: float = Field(description="the share of ‖ΔW‖² in the first 64")
+
+
+class Descent(Document):
+    """Whether a whole model descends from a base: `adapterhub validate --base`."""
+
+    base: PathText = Field(description="the base, as it was given")
+    verdict: Literal["same", "descends", "unrelated"] = Field(
+        description="same: no weight changed but by a cast; unrelated: too far from the base to be trained from it"
+    )
+    merged_lora: bool = Field(description="whether the changes are of so low a rank that a LoRA was likely merged")
+    equal: float = Field(
+        description="the share of the tensors of both that are equal, after a cast where dtypes differ"
+    )
+    relative: float | None = Field(description="‖model - base‖ / ‖base‖ of all weights that both have")
+    summary: list[str] = Field(description="what was found, in sentences")
+    components: list[ComponentDifference] = Field(
+        description="every component and its blocks: what `diff BASE MODEL` says of them"
+    )
+    spectra: list[Spectrum] = Field(description="a few attention weights that changed; none where none did")
 
 
 class TokenTable(Document):

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from adapterhub.adapter import Kind
 from adapterhub.documents.base import Container, Document, PathText, Problem
+from adapterhub.documents.comparison import Descent
 
 
 class Token(Document):
@@ -100,3 +101,6 @@ class Validation(Document):
     layout: str | None = Field(default=None, description="whose names it carries; null if none explains every key")
     architecture: str | None = Field(default=None, description="the model family that it fits")
     problems: list[Problem] = Field(default_factory=list, description="what is wrong or odd, and how to mend it")
+    descent: Descent | None = Field(
+        default=None, description="of a whole model, with a base: whether it descends from that"
+    )

@@ -85,7 +85,7 @@ def _read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
     start = safetensors.PREFIX + count
     raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
     header = safetensors.parse_header(raw, source.size - start, path, limits)
-    file = File(header.tensors(source.pieces, start), header.metadata, container=SAFETENSORS)
+    file = File(header.tensors(source.range, start), header.metadata, container=SAFETENSORS)
     return Opened(file, tuple(header.problems), {path.name: source})
 
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +17,7 @@ from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import foreign, strict_json, suspicions
 from adapterhub.files.limits import FORMAT_HEADER_BYTES, Limits
 from adapterhub.files.package import Problem
-from adapterhub.tensors import DTYPE_BITS, Buffer, LazyTensor, Shape, length
+from adapterhub.tensors import DTYPE_BITS, Chunks, LazyTensor, Shape, length
 
 PREFIX = 8
 """Bytes that hold the length of the header, little-endian."""
@@ -45,10 +44,10 @@ class Header:
     metadata: dict[str, str]
     problems: list[Problem]
 
-    def tensors(self, pieces: Callable[[int, int], Iterable[Buffer]], start: int) -> dict[str, LazyTensor]:
-        """The tensors, whose bytes `pieces(start + begin, size)` will yield."""
+    def tensors(self, chunks: Callable[[int, int], Chunks], start: int) -> dict[str, LazyTensor]:
+        """The tensors, whose bytes `chunks(start + begin, size)` stands for."""
         return {
-            name: LazyTensor(dtype, shape, partial(pieces, start + begin, end - begin))
+            name: LazyTensor(dtype, shape, chunks(start + begin, end - begin))
             for begin, end, name, dtype, shape in self.rows
         }
 

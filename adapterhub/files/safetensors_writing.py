@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from adapterhub.files.package import File
 from adapterhub.files.safetensors import in_order, render_header
-from adapterhub.files.streaming import Hasher, Stream, allocate, sha256_of, whole, write_all
+from adapterhub.files.streaming import Follower, Stream, allocate, put_tensor, sha256_of, write_all
+from adapterhub.tensors import LazyTensor
 
 DIGEST = "0" * 64
 """Stands in metadata for the SHA-256 of the bytes after the header, which is known only when they are written."""
 
 
-def write_safetensors(file: File, descriptor: int, hashed: Collection[str], *, reread: bool) -> str | None:
-    """Writes `file` in safetensors' own order to an empty file; gives its SHA-256.
+def write_safetensors(
+    file: File, descriptor: int, hashed: Collection[str], *, reread: bool, digest: bool = True
+) -> str | None:
+    """Writes `file` in safetensors' own order to an empty file; gives its SHA-256, if `digest` is wanted.
 
     The DIGEST in the metadata fields `hashed` is replaced once the data is there, and the file hashed if `reread`.
     """
@@ -22,20 +25,24 @@ def write_safetensors(file: File, descriptor: int, hashed: Collection[str], *, r
     pending = [name for name in hashed if DIGEST in file.metadata.get(name, "")]
     header = render_header(tensors, file.metadata)
     allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
-    with Hasher() as hasher:
-        stream = Stream(descriptor, hasher)
-        if pending:
-            write_all(descriptor, header)  # not hashed yet: it depends on the hash of what follows
-        else:
-            stream.put(header)
-        for name, tensor in tensors:
-            for chunk in whole(name, tensor):
-                stream.put(chunk)
-        stream.flush()
-        digest = hasher.hexdigest()
+    write_all(descriptor, header)
+    if not pending and not digest:
+        _write(tensors, Stream(descriptor, None, len(header)))
+        return None
+    with Follower(
+        descriptor, len(header) if pending else 0
+    ) as follower:  # a header that waits is hashed when it is true
+        _write(tensors, Stream(descriptor, follower, len(header)))
+        found = follower.hexdigest()
     if not pending:
-        return digest
-    true = {name: file.metadata[name].replace(DIGEST, digest) for name in pending}
+        return found
+    true = {name: file.metadata[name].replace(DIGEST, found) for name in pending}
     os.lseek(descriptor, 0, os.SEEK_SET)
     write_all(descriptor, render_header(tensors, {**file.metadata, **true}))
-    return sha256_of(descriptor) if reread else None
+    return sha256_of(descriptor) if reread and digest else None
+
+
+def _write(tensors: Sequence[tuple[str, LazyTensor]], stream: Stream) -> None:
+    for name, tensor in tensors:
+        put_tensor(name, tensor, stream)
+    stream.flush()

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapterhub.errors import MachineFailure, MalformedFile, UsageError
@@ -81,6 +82,10 @@ class Source:
             return (self.read(start, length),)
         return (self.read(at, min(PIECE, start + length - at)) for at in range(start, start + length, PIECE))
 
+    def range(self, start: int, length: int) -> Range:
+        """`length` bytes from `start`, to be read when they are wanted."""
+        return Range(self, start, length)
+
     def ensure_unchanged(self) -> None:
         """Raises MalformedFile (rule `changed-while-reading`) if size, time or inode differ from when it was opened."""
         try:
@@ -104,6 +109,22 @@ class Source:
             self.path, "changed-while-reading", "the file changed while it was read",
             mend="Wait until whoever writes it is done, then run the command again.",
         )  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Range:
+    """A run of bytes in an open file: called, it reads them; who writes a file may have the system copy them."""
+
+    source: Source
+    start: int
+    length: int
+
+    def __call__(self) -> Iterable[bytes]:
+        return self.source.pieces(self.start, self.length)
+
+    def part(self, start: int, length: int) -> Range:
+        """`length` bytes from the `start`-th of these."""
+        return Range(self.source, self.start + start, length)
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -1,43 +1,50 @@
-"""Bytes on their way into a file: small pieces gathered, large ones passed on, hashed on a second thread meanwhile."""
+"""Bytes on their way into a file: small ones gathered, large ones passed on, or copied by the system without coming here."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
-from queue import Queue
-from threading import Thread
+from threading import Condition, Thread
 from types import TracebackType
 
 from adapterhub.files.safetensors import shown
-from adapterhub.files.source import PIECE
+from adapterhub.files.source import PIECE, Range
 from adapterhub.tensors import Buffer, LazyTensor
 
 _GATHERED = 1 << 20
 """Bytes below which pieces are joined before they are written."""
 _BEHIND = 16 << 20
 """Bytes after which the system is told to begin with writing them out, so that fsync has little left to wait for."""
-_WAITING = 2
-"""Pieces that may wait to be hashed: what bounds the memory."""
+_AT_ONCE = 64 << 20
+"""Bytes that the system is asked to copy at a time, so that an interrupt does not wait for gigabytes."""
+_NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
 _NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
-class Hasher:
-    """SHA-256 of what `update` is given, computed on a thread of its own; `hexdigest` waits for it."""
+class Follower:
+    """SHA-256 of what is written behind `descriptor` from byte `start` on, read back on a thread of its own while more is
+    written; `hexdigest` waits for it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int, start: int = 0) -> None:
         import hashlib
 
         self._digest = hashlib.sha256()
-        self._waiting: Queue[bytes | None] = Queue(_WAITING)
+        self._descriptor, self._at, self._end = descriptor, start, start
+        self._ended = False
+        self._told = Condition()
         self._thread = Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Hasher:
+    def __enter__(self) -> Follower:
         self._thread.start()
         return self
 
-    def update(self, piece: bytes) -> None:
-        self._waiting.put(piece)
+    def reach(self, end: int) -> None:
+        """Says that everything before byte `end` is written."""
+        with self._told:
+            self._end = end
+            self._told.notify()
 
     def hexdigest(self) -> str:
         self._stop()
@@ -49,52 +56,77 @@ class Hasher:
         self._stop()
 
     def _stop(self) -> None:
-        if self._thread.is_alive():
-            self._waiting.put(None)
-            self._thread.join()
+        with self._told:
+            self._ended = True
+            self._told.notify()
+        self._thread.join()
 
     def _run(self) -> None:
-        while (piece := self._waiting.get()) is not None:
-            self._digest.update(piece)
+        buffer = memoryview(bytearray(PIECE))
+        while count := self._ready():
+            read = os.preadv(self._descriptor, [buffer[:count]], self._at)
+            if not read:
+                return
+            self._digest.update(buffer[:read])
+            self._at += read
+
+    def _ready(self) -> int:
+        """How many bytes are to be read next: a piece, or what is left at the end."""
+        with self._told:
+            self._told.wait_for(lambda: self._ended or self._end - self._at >= PIECE)
+            return min(PIECE, self._end - self._at)
 
 
 class Stream:
-    """Appends to the file behind `descriptor`, and gives `hasher`, if there is one, the same bytes."""
+    """Appends to the file behind `descriptor`, which has `written` bytes, and tells `follower`, if there is one."""
 
-    def __init__(self, descriptor: int, hasher: Hasher | None = None) -> None:
-        self._descriptor, self._hasher = descriptor, hasher
+    def __init__(self, descriptor: int, follower: Follower | None = None, written: int = 0) -> None:
+        self._descriptor, self._follower = descriptor, follower
         self._gathered: list[bytes] = []
         self._size = 0
-        self._written = self._begun = 0
+        self._written = self._begun = written
 
     def put(self, chunk: Buffer) -> None:
         """Writes `chunk`, now or later. It may be changed afterwards."""
         view = memoryview(chunk).cast("B")
-        for start in range(0, len(view), PIECE):
-            part = view[start : start + PIECE]
-            self._put(chunk if isinstance(chunk, bytes) and len(part) == len(chunk) else bytes(part))
+        if self._size + len(view) > _GATHERED:
+            self.flush()
+        if len(view) > _GATHERED:
+            write_all(self._descriptor, view)
+            self._advance(len(view))
+        else:
+            self._gathered.append(bytes(view))
+            self._size += len(view)
+
+    def copy(self, run: Range) -> None:
+        """Writes a run of bytes of another file: the system copies them, and they never come here."""
+        self.flush()
+        start, left = run.start, run.length
+        while left:
+            try:
+                count = os.copy_file_range(run.source.descriptor, self._descriptor, min(left, _AT_ONCE), start)
+            except OSError as error:
+                if error.errno not in _NO_COPY:
+                    raise
+                count = 0
+            if not count:  # another file system, or the end of the file: reading tells which
+                for piece in run.source.pieces(start, left):
+                    self.put(piece)
+                return
+            start, left = start + count, left - count
+            self._advance(count)
 
     def flush(self) -> None:
         """Writes what was gathered."""
         gathered, self._gathered, self._size = b"".join(self._gathered), [], 0
-        self._write(gathered)
+        write_all(self._descriptor, gathered)
+        self._advance(len(gathered))
 
-    def _put(self, piece: bytes) -> None:
-        if self._size + len(piece) > _GATHERED:
-            self.flush()
-        if len(piece) > _GATHERED:
-            self._write(piece)
-        else:
-            self._gathered.append(piece)
-            self._size += len(piece)
-
-    def _write(self, piece: bytes) -> None:
-        if piece:
-            if self._hasher:
-                self._hasher.update(piece)
-            write_all(self._descriptor, piece)
-            self._written += len(piece)
-            self._begin_writeback()
+    def _advance(self, count: int) -> None:
+        self._written += count
+        if self._follower:
+            self._follower.reach(self._written)
+        self._begin_writeback()
 
     def _begin_writeback(self) -> None:
         """Linux begins to write out dirty pages that are no longer wanted; only clean ones are dropped."""
@@ -104,11 +136,20 @@ class Stream:
             self._begun = self._written
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: Buffer) -> None:
     """Writes all of `data`, however little the system takes at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def put_tensor(name: str, tensor: LazyTensor, stream: Stream) -> None:
+    """Writes the bytes of `tensor`. ValueError if they are not as many as it promises."""
+    if isinstance(tensor.chunks, Range) and tensor.nbytes == tensor.chunks.length > _GATHERED:
+        stream.copy(tensor.chunks)
+        return
+    for chunk in whole(name, tensor):
+        stream.put(chunk)
 
 
 def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:
@@ -134,9 +175,6 @@ def allocate(descriptor: int, size: int) -> None:
 
 def sha256_of(descriptor: int) -> str:
     """The SHA-256 of the whole file behind `descriptor`."""
-    with Hasher() as hasher:
-        start = 0
-        while piece := os.pread(descriptor, PIECE, start):
-            hasher.update(piece)
-            start += len(piece)
-        return hasher.hexdigest()
+    with Follower(descriptor) as follower:
+        follower.reach(os.fstat(descriptor).st_size)
+        return follower.hexdigest()

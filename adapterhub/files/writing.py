@@ -28,12 +28,13 @@ def write(
     sources: Collection[Path] = (),
     prove: Callable[[Path], None] | None = None,
     reread: bool = True,
+    digest: bool = True,
 ) -> Mapping[str, str | None]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
     the files, each written as its own container says. Where a header changes after the data, by `hashed` fields or by the
     CRCs of a torch file, that takes a second reading: None without `reread`.
 
-    `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in safetensors. `force`
+    Without `digest` nothing is hashed but what `hashed` asks for. `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in safetensors. `force`
     replaces what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own
     files, its covers nor `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`,
     and stops that by raising. Whatever goes wrong, `path` is as it was before.
@@ -41,7 +42,7 @@ def write(
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
     covers = (file.cover for file in package.files.values() if file.cover)
-    wish = _Wish(force, hashed, {*package.paths.values(), *covers, *sources}, prove or _unproved, reread)
+    wish = _Wish(force, hashed, {*package.paths.values(), *covers, *sources}, prove or _unproved, reread, digest)
     if package.container == DIRECTORY:
         return _write_folder(package, Path(path), wish)
     return _write_single(package, Path(path), wish)
@@ -55,6 +56,7 @@ class _Wish(NamedTuple):
     inputs: Collection[Path]
     prove: Callable[[Path], None]
     reread: bool
+    digest: bool
 
 
 def _unproved(path: Path) -> None:
@@ -101,14 +103,14 @@ def _write_file(file: File, descriptor: int, wish: _Wish) -> str | None:
 
 
 def _write_safetensors(file: File, descriptor: int, wish: _Wish) -> str | None:
-    return write_safetensors(file, descriptor, wish.hashed, reread=wish.reread)
+    return write_safetensors(file, descriptor, wish.hashed, reread=wish.reread, digest=wish.digest)
 
 
 def _write_torch_zip(file: File, descriptor: int, wish: _Wish) -> str | None:
     from adapterhub.files.pickles.zip_writing import write_torch_zip
 
     write_torch_zip(file, descriptor)
-    return sha256_of(descriptor) if wish.reread else None
+    return sha256_of(descriptor) if wish.reread and wish.digest else None
 
 
 def _write_picture(file: File, descriptor: int, wish: _Wish) -> str | None:

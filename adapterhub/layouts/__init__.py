@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from adapterhub.adapter import Kind
-from adapterhub.errors import UnknownName
+from adapterhub.errors import AdapterhubError, NotAnAdapter, UnknownName
 from adapterhub.files import Package
 from adapterhub.layouts.base import Layout, WholeLayout
 from adapterhub.layouts.identity import Identity, recognised
@@ -25,7 +25,7 @@ from adapterhub.layouts.lora.placing import LoraLayout
 if TYPE_CHECKING:
     from adapterhub.documents import LayoutInfo
 
-KINDS = (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK)
+KINDS = (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK, Kind.CHECKPOINT)
 """The kinds that have layouts, each a package here."""
 
 TOOLS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
@@ -77,28 +77,31 @@ def get(name: str, kind: Kind = Kind.LORA) -> Layout:
     """The layout of `kind` called `name`."""
     by_name = {layout.name: layout for layout in every(kind)}
     if name not in by_name:
-        raise UnknownName(f"layout for a file of kind {kind}:", name, tuple(by_name))
+        raise _unknown("layout", name, by_name, kind, {layout.name for layout in every()})
     return by_name[name]
 
 
 def for_tool(tool: str, kind: Kind = Kind.LORA) -> tuple[Layout, ...]:
     """The layouts of `kind` that `tool` reads in full, the best first."""
     if tool not in TOOLS[kind]:
-        raise UnknownName(f"tool for a file of kind {kind}:", tool, tuple(TOOLS[kind]))
+        raise _unknown("tool", tool, TOOLS[kind], kind, {name for tools in TOOLS.values() for name in tools})
     return tuple(get(name, kind) for name in TOOLS[kind][tool])
+
+
+def _unknown(what: str, name: str, known: Iterable[str], kind: Kind, others: Collection[str]) -> AdapterhubError:
+    """A name of nothing is a slip; one for files of another kind says that the file is not what was meant."""
+    if name in others:
+        return NotAnAdapter(f"the file is of kind {kind}, and the {what} {name} is not for such",
+                            mend=f"For this kind: {', '.join(known)}.")  # fmt: skip
+    return UnknownName(what, name, tuple(known))
 
 
 def identify(package: Package, *, architecture: str | None = None) -> Identity:
     """What a package is: kind, layout, architecture, and how sure that is."""
     from adapterhub.layouts.lora.identity import identify as among
 
-    small = recognised(package, whole(Kind.EMBEDDING, Kind.HYPERNETWORK), architecture)
-    if small is not None:
-        return small
-    found = among(package, lora(), architecture=architecture)
-    if found.kind is Kind.CHECKPOINT and Kind.CHECKPOINT in KINDS:
-        return recognised(package, whole(Kind.CHECKPOINT), architecture) or found
-    return found
+    found = recognised(package, whole(*KINDS[1:]), architecture)  # a few look-ups for what is none of these
+    return found or among(package, lora(), architecture=architecture)
 
 
 class _Listed(ModuleType):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from adapterhub.adapter import Kind
+from adapterhub.errors import UsageError
 from adapterhub.files import Package
 from adapterhub.layouts.base import Layout, Reading, Recognised, WholeLayout
 from adapterhub.layouts.foreign import Foreign
@@ -63,6 +64,14 @@ def recognised(package: Package, layouts: Iterable[WholeLayout], architecture: s
     for layout in layouts:
         if (found := layout.recognise(package)) is not None:
             if architecture is not None:
-                found = replace(found, architecture=architecture, also=())
+                found = _told(layout, found, architecture)
             return Identity(layout.kind, whole=found, also=found.also, evidence=found.evidence)
     return None
+
+
+def _told(layout: WholeLayout, found: Recognised, architecture: str) -> Recognised:
+    """What was recognised, for the architecture that the caller knows. UsageError where the weights of a model deny that."""
+    if layout.kind is Kind.CHECKPOINT and architecture not in (found.architecture, *found.also):
+        raise UsageError(f"the weights are those of {found.architecture}, and not of {architecture}",
+                         mend="Leave out --architecture.")  # fmt: skip
+    return replace(found, architecture=architecture, also=())

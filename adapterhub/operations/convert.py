@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Unpack
 
 from adapterhub.documents import Conversion
 from adapterhub.operations import work
@@ -17,6 +18,7 @@ from adapterhub.operations.delivery import Report, deliver, digest_of
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.source import open_adapter
 from adapterhub.operations.wish import Wish
+from adapterhub.operations.work import WholeArguments, whole_options
 
 
 def convert(
@@ -38,27 +40,33 @@ def convert(
     dry_run: bool = False,
     force: bool = False,
     check: bool = True,
+    **whole: Unpack[WholeArguments],
 ) -> Conversion:
     """Writes the adapter at `source` to `target` in the layout `to`, or in that which `for_tool` reads.
 
     LoRAs: `as_algorithm` ("lora", "full") changes what a module is made of, with `rank` for an approximation;
     `extract_embeddings` writes the embeddings that travel in the file, and nothing else. Embeddings: `token` renames, `image`
     is the picture that an `a1111-image` is written onto. Hypernetworks: into a layout of LoRAs they are folded for `base`,
-    and `fit` allows a least-squares fit of those that are not linear. For all: `dtype` ("fp32", "fp16", "bf16") casts;
-    `base` is the model whose weights the result depends on.
+    and `fit` allows a least-squares fit of those that are not linear. Whole models: see `WholeArguments`. For all: `dtype`
+    ("fp32", "fp16", "bf16") casts; `base` is the model whose weights the result depends on.
 
     With `dry_run` nothing is written; without `check` nothing is read twice: neither the error nor whole-file digests are
     known. Raises what `adapterhub.errors` lists.
     """
+    wish = Wish(source=Path(source), target=str(target), to=to, for_tool=for_tool, algorithm=as_algorithm, rank=rank, dtype=dtype,
+                token=token, image=_path(image), extract_embeddings=extract_embeddings, fit=fit, allow_loss=allow_loss,
+                force=force, whole=whole_options(whole))  # fmt: skip
+    return _carried_out(wish, _path(base), architecture, dry_run=dry_run, check=check)
+
+
+def _carried_out(wish: Wish, base: Path | None, architecture: str | None, *, dry_run: bool, check: bool) -> Conversion:
     started = time.perf_counter()
-    wish = Wish(Path(source), str(target), to, for_tool, as_algorithm, rank, dtype, token,
-                None if image is None else Path(image), extract_embeddings, fit, allow_loss, force)  # fmt: skip
     wish.check()
     with (
-        open_adapter(wish.source, architecture=architecture, allow_loss=allow_loss) as opened,
-        base_of(Path(base) if base is not None else None, opened.adapter.architecture) as weights,
+        open_adapter(wish.source, architecture=architecture, allow_loss=wish.allow_loss) as opened,
+        base_of(base, opened.adapter.architecture) as weights,
     ):
-        kind, request = wish.met(opened.identity.kind)
+        kind, request = wish.met(opened.identity.kind, opened.layout)
         made = work.of(kind).make(opened, request, weights)
         place = wish.place(made.encoded.package)
         report = Report(wish, place, request.layout.name, opened, made, started)
@@ -66,6 +74,10 @@ def convert(
             return report.document(dry_run=True)
         with ThreadPoolExecutor(1) as beside:
             hashed = beside.submit(digest_of, opened) if check else None
-            proof = Proof(opened, made, weights, measured=check)
-            digest = deliver(made, place, force, opened, proof)
+            proof = Proof(opened, made, weights, measured=check, verify=wish.whole.verify)
+            digest = deliver(made, place, wish.force, opened, proof)
             return report.document(hashed, digest, proof.gap)
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)

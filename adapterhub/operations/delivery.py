@@ -36,6 +36,7 @@ def deliver(made: Made, target: Path, force: bool, opened: Source, proof: Proof)
             sources=list(opened.package.paths.values()),
             prove=proof,
             reread=proof.measured,
+            digest=package.container in files.SINGLE,
         )
     return next(iter(digests.values())) if package.container in files.SINGLE else None
 

@@ -1,13 +1,22 @@
-"""`diff`: how far two adapters do the same, whatever their layouts, algorithms and dtypes."""
+"""`diff`: how far two adapters do the same, whatever their layouts, algorithms and dtypes, or two models are the same."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from adapterhub.adapter import Adapter, Kind, Module
 from adapterhub.documents import Difference, ModuleDifference
+from adapterhub.errors import UsageError
+from adapterhub.layouts.checkpoint.aside import ASIDE, extra_of
 from adapterhub.operations.base import base_of
-from adapterhub.operations.compare import NOISE, counterparts, gaps
+from adapterhub.operations.compare import NOISE, Gap, counterparts, gaps
 from adapterhub.operations.source import open_adapter
+
+_COMPARABLE = frozenset({"missing-weights"})
+"""What is wrong with a model that can be compared all the same."""
 
 
 def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolerance: float = 0.0) -> Difference:
@@ -15,29 +24,64 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
     nor what float64 arithmetic makes by itself (1e-13).
 
     Algorithms that depend on the base weights are compared on those of `base` or, without one, on a stand-in of fixed
-    random numbers: adapters that change that alike do the same.
+    random numbers: adapters that change that alike do the same. Of whole models the weights themselves are compared, by
+    their numbers and not their dtypes; what stands beside them is counted and no more.
     """
-    with open_adapter(Path(a)) as first, open_adapter(Path(b), kinds=(first.identity.kind,)) as second:
-        with base_of(Path(base) if base is not None else None, first.adapter.architecture) as weights:
-            found = dict(gaps(first.adapter, second.adapter, weights))
-        paired = counterparts(first.adapter, second.adapter)
-        left, right = first.adapter.modules().keys(), second.adapter.modules().keys()
-    only_a, only_b = sorted(left - paired.keys()), sorted(right - {*paired.values()})
-    differing = sorted(((gap, module) for module, gap in found.items() if gap.relative > max(tolerance, NOISE)),
+    with (
+        open_adapter(Path(a), forgiven=_COMPARABLE) as first,
+        open_adapter(Path(b), kinds=(first.identity.kind,), forgiven=_COMPARABLE) as second,
+    ):
+        mine, theirs = first.adapter, second.adapter
+        if mine.kind is Kind.CHECKPOINT:
+            if base is not None:
+                raise UsageError("whole models are compared as they are, without a base", mend="Leave out --base.")
+            return Difference(a=str(a), b=str(b), **_of_models(mine, theirs, tolerance))
+        with base_of(Path(base) if base is not None else None, mine.architecture) as weights:
+            found = dict(gaps(mine, theirs, weights))
+        paired = counterparts(mine, theirs)
+        only_a, only_b = mine.modules().keys() - paired.keys(), theirs.modules().keys() - {*paired.values()}
+        return Difference(a=str(a), b=str(b), **_compared(found, only_a, only_b, max(tolerance, NOISE)))
+
+
+def _compared(
+    found: Mapping[Module, Gap], only_a: set[Module], only_b: set[Module], tolerance: float
+) -> dict[str, Any]:
+    differing = sorted(((gap, module) for module, gap in found.items() if gap.relative > tolerance),
                        key=lambda pair: (-pair[0].relative, pair[1]))  # fmt: skip
-    return Difference(
-        a=str(a),
-        b=str(b),
-        equal=not (only_a or only_b or differing),
-        max_abs=max((gap.max_abs for gap in found.values()), default=0.0),
-        max_error=max((gap.relative for gap in found.values()), default=0.0),
-        modules=len(found),
-        only_in_a=[".".join(module) for module in only_a],
-        only_in_b=[".".join(module) for module in only_b],
-        differences=[
+    return {
+        "equal": not (only_a or only_b or differing),
+        "max_abs": max((gap.max_abs for gap in found.values()), default=0.0),
+        "max_error": max((gap.relative for gap in found.values()), default=0.0),
+        "modules": len(found),
+        "only_in_a": [".".join(module) for module in sorted(only_a)],
+        "only_in_b": [".".join(module) for module in sorted(only_b)],
+        "differences": [
             ModuleDifference(
                 component=module.component, module=module.module, max_abs=gap.max_abs, relative=gap.relative
             )
             for gap, module in differing
         ],
-    )
+    }
+
+
+def _of_models(a: Adapter, b: Adapter, tolerance: float) -> dict[str, Any]:
+    from adapterhub.operations.checkpoint import difference
+
+    found = difference.changes(a, b)
+    parts = difference.components(a, b, found)
+    mine, theirs = ({key for key in adapter.tensors if key.component != ASIDE} for adapter in (a, b))
+    return {
+        **_compared(difference.gaps(found), _modules(mine - theirs), _modules(theirs - mine), tolerance),
+        "summary": list(difference.sentences(a, b, found, parts, ("the first", "the second"))),
+        "components": parts,
+        "extras_in_a": _extras(a),
+        "extras_in_b": _extras(b),
+    }
+
+
+def _modules(keys: set[Any]) -> set[Module]:
+    return {Module(key.component, key.module) for key in keys}
+
+
+def _extras(adapter: Adapter) -> dict[str, int]:
+    return dict(Counter(extra_of(key.module).name for key in adapter.tensors if key.component == ASIDE))

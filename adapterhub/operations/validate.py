@@ -8,8 +8,9 @@ from pathlib import Path
 import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Kind
-from adapterhub.documents import Problem, Validation
+from adapterhub.documents import Descent, Problem, Validation
 from adapterhub.files import Package
+from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations import work
 from adapterhub.operations.problems import grouped, warning
@@ -19,13 +20,18 @@ from adapterhub.operations.source import decoded, warnings_of
 def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
     """Whether the file or folder at `path` is sound: no problem is an error.
 
-    Every value of an adapter is read, one tensor at a time; of other kinds only the container is checked. With `base`, each
-    module must be there in a fitting shape, and what depends on its weights must come out finite. Torch is imported for
-    that, and where a change may be beyond float16. A malformed file raises MalformedFile.
+    Every value is read, one tensor at a time; of a file of no kind only the container is checked. With `base`, each module
+    of an adapter must be there in a fitting shape, and what depends on its weights must come out finite; torch is imported
+    for that, and where a change may be beyond float16. A whole model is compared with `base`: `descent` says how far it
+    moved from there. A malformed file raises MalformedFile.
     """
+    origin = Path(base) if base is not None else None
     with files.read(Path(path)) as package:
         identity = layouts.identify(package)
-        problems = list(_problems(package, identity, Path(base) if base is not None else None))
+        reading, problems = decoded(package, identity)
+        problems += _problems(package, identity, reading, None if identity.kind is Kind.CHECKPOINT else origin)
+        descent, found = _descent(reading, origin)
+        problems += found
         package.ensure_unchanged()
     problems = grouped(sorted(problems, key=lambda problem: problem.severity != "error"))
     return Validation(
@@ -35,12 +41,11 @@ def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
         layout=identity.layout.name if identity.layout else None,
         architecture=identity.architecture,
         problems=problems,
+        descent=descent,
     )
 
 
-def _problems(package: Package, identity: Identity, base: Path | None) -> Iterator[Problem]:
-    reading, broken = decoded(package, identity)
-    yield from broken
+def _problems(package: Package, identity: Identity, reading: Reading | None, base: Path | None) -> Iterator[Problem]:
     yield from warnings_of(package)
     if identity.kind is Kind.UNKNOWN:
         what = identity.foreign.title if identity.foreign else "no layout explains its keys"
@@ -50,3 +55,12 @@ def _problems(package: Package, identity: Identity, base: Path | None) -> Iterat
         kind = work.of(identity.kind)
         yield from kind.examine(package, identity, reading)[1]
         yield from kind.value_faults(package, identity, reading, base)
+
+
+def _descent(reading: Reading | None, base: Path | None) -> tuple[Descent | None, list[Problem]]:
+    """Of a whole model: whether it descends from the base."""
+    if reading is None or base is None or reading.kind is not Kind.CHECKPOINT:
+        return None, []
+    from adapterhub.operations.checkpoint.descent import descent
+
+    return descent(reading.adapter, base)

@@ -11,7 +11,7 @@ from adapterhub.adapter import Kind
 from adapterhub.errors import NotAnAdapter, OutputExists, UnknownName, UsageError
 from adapterhub.files import DIRECTORY, PNG, WEBP, Package
 from adapterhub.layouts.base import Form, Layout
-from adapterhub.operations.work import Request
+from adapterhub.operations.work import ORDINARY, Request, WholeOptions
 
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 ALGORITHMS = ("lora", "full")
@@ -20,27 +20,29 @@ _EXTRACTED = "kohya"
 """The layout of extracted embeddings, if none is named."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wish:
-    """The arguments of `convert`."""
+    """The arguments of `convert`; `whole` is for whole models alone."""
 
     source: Path
     target: str
-    to: str | None
-    for_tool: str | None
-    algorithm: str | None
-    rank: int | None
-    dtype: str | None
-    token: str | None
-    image: Path | None
-    extract_embeddings: bool
-    fit: bool
-    allow_loss: bool
-    force: bool
+    to: str | None = None
+    for_tool: str | None = None
+    algorithm: str | None = None
+    rank: int | None = None
+    dtype: str | None = None
+    token: str | None = None
+    image: Path | None = None
+    extract_embeddings: bool = False
+    fit: bool = False
+    allow_loss: bool = False
+    force: bool = False
+    whole: WholeOptions = ORDINARY
 
     def check(self) -> None:
         """Raises UsageError for what cannot be meant, whatever the source is."""
-        if (self.to is None) == (self.for_tool is None) and not (self.extract_embeddings and self.to is None):
+        in_place = self.extract_embeddings or self.whole.changes
+        if (self.to is None) == (self.for_tool is None) and not (in_place and self.to is None):
             raise UsageError("say what to convert to", mend="Give either --to LAYOUT or --for TOOL.")
         if self.algorithm is not None and self.algorithm not in ALGORITHMS:
             raise UnknownName("algorithm", self.algorithm, ALGORITHMS)
@@ -48,28 +50,43 @@ class Wish:
             raise UsageError("--rank goes with --as lora and is at least 1")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UnknownName("dtype", self.dtype, tuple(DTYPES))
+        if self.whole.vae_dtype is not None and self.whole.vae_dtype not in DTYPES:
+            raise UnknownName("dtype", self.whole.vae_dtype, tuple(DTYPES))
+        if self.whole.shard_size is not None and self.whole.shard_size < 1 << 20:
+            raise UsageError("a shard has at least 1 MiB", mend="Give --shard-size in bytes, or as 5GB.")
         path = Path(self.target)
         if path.exists() and self.source.exists() and path.samefile(self.source):
             raise UsageError(f"{path} is the source itself", mend="Give another output path.")
         if path.exists() and not path.is_dir() and not self.force:
             raise OutputExists(path)
 
-    def met(self, kind: Kind) -> tuple[Kind, Request]:
-        """The request for a source of `kind`, and whose work it is. Raises UsageError where it cannot be met."""
+    def met(self, kind: Kind, own: Layout) -> tuple[Kind, Request]:
+        """The request for a source of `kind` in the layout `own`, and whose work it is. UsageError where it cannot be met."""
+        if kind is not Kind.CHECKPOINT and self.whole != ORDINARY:
+            raise UsageError(f"{self.source} is no whole model", mend="Leave out the options that are for such.")
         if self.extract_embeddings:
             if kind is not Kind.LORA:
                 raise NotAnAdapter(f"{self.source}: embeddings are extracted from LoRA files, and this is no such file")
             work, into = Kind.EMBEDDING, Kind.EMBEDDING
         else:
             work, into = kind, self._into(kind)
-        layout, container = self._layout(into)
+        layout, container = self._layout(into, own)
         if self.image is not None and container not in (PNG, WEBP):
             raise UsageError(f"{layout.name} is not written onto a picture", mend="--image goes with --to a1111-image.")
         path = Path(self.target)
         form = Form(container, "" if self._names_folder() else path.stem, self.image)
         dtype = DTYPES[self.dtype] if self.dtype is not None else None
         return work, Request(
-            self.source, layout, form, self.algorithm, self.rank, dtype, self.token, self.fit, self.allow_loss
+            self.source,
+            layout,
+            form,
+            self.algorithm,
+            self.rank,
+            dtype,
+            self.token,
+            self.fit,
+            self.allow_loss,
+            self.whole,
         )
 
     def place(self, package: Package) -> Path:
@@ -98,14 +115,15 @@ class Wish:
         known = layouts.TOOLS[kind] if self.for_tool is not None else {layout.name for layout in layouts.every(kind)}
         return kind if (self.for_tool or self.to) in known else Kind.LORA
 
-    def _layout(self, kind: Kind) -> tuple[Layout, str]:
+    def _layout(self, kind: Kind, own: Layout) -> tuple[Layout, str]:
         """The layout and the container: of the layouts that a tool reads the first that is written under such a name."""
         suffix = Path(self.target).suffix.lower()
-        named = (
-            (layouts.get(self.to or _EXTRACTED, kind),)
-            if self.for_tool is None
-            else layouts.for_tool(self.for_tool, kind)
-        )
+        if self.for_tool is not None:
+            named = layouts.for_tool(self.for_tool, kind)
+        elif self.to is None and not self.extract_embeddings:
+            named = (own,)
+        else:
+            named = (layouts.get(self.to or _EXTRACTED, kind),)
         for layout in named:
             if not layout.writes:
                 raise UsageError(f"{layout.name} is only read", mend="adapterhub layouts shows what is written.")

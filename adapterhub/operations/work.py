@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 
 from adapterhub.adapter import Adapter, Kind
 from adapterhub.documents import LedgerEntry, Problem
@@ -31,19 +31,60 @@ NO_LOSS = frozenset({NOT_ASKED_FOR, UNWANTED, PRUNED, AVERAGED, OTHER_VAE, MADE_
 
 @dataclass(frozen=True)
 class WholeOptions:
-    """What can be asked for of a whole model: the moving averages instead of the weights, no leftovers of training, the VAE
-    of another file, its dtype, one component only, shards of so many bytes, tokenizers and configurations from folders.
-    """
+    """What can be asked for of a whole model."""
 
-    ema: bool = False
     prune: bool = False
+    """Leave out what only training needs: moving averages, optimizer, schedule."""
+    ema: bool = False
+    """The moving averages instead of the weights."""
     vae: Path | None = None
+    """A file whose VAE is to be taken."""
     vae_dtype: str | None = None
+    """Another dtype for the VAE, as `dtype`."""
     only: str | None = None
+    """One component alone."""
     shard_size: int | None = None
+    """The most bytes of a file in a folder."""
     tokenizer: Path | None = None
+    """A folder to take the tokenizers from."""
     config: Path | None = None
+    """The folder of a pipeline to take configurations from."""
     verify: bool = False
+    """Read every byte back and compare."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether something is asked for that makes sense in the model's own layout."""
+        return self.ema or self.prune or bool(self.vae or self.vae_dtype or self.only or self.shard_size)
+
+
+ORDINARY = WholeOptions()
+"""Nothing special is asked for."""
+
+
+class WholeArguments(TypedDict, total=False):
+    """What `convert` takes for whole models: see WholeOptions."""
+
+    prune: bool
+    ema: bool
+    vae: Path | str | None
+    vae_dtype: str | None
+    only: str | None
+    shard_size: int | None
+    tokenizer: Path | str | None
+    config: Path | str | None
+    verify: bool
+
+
+_PATHS = frozenset({"vae", "tokenizer", "config"})
+
+
+def whole_options(given: WholeArguments) -> WholeOptions:
+    """The arguments with paths as such."""
+    fields = {
+        name: Path(value) if isinstance(value, str) and name in _PATHS else value for name, value in given.items()
+    }
+    return replace(ORDINARY, **fields)  # type: ignore[arg-type] # the names and types are the same
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,7 @@ class Request:
     token: str | None = None
     fit: bool = False
     allow_loss: bool = False
-    whole: WholeOptions = WholeOptions()
+    whole: WholeOptions = ORDINARY
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from adapterhub import files
 from adapterhub.adapter import Adapter, Key, Kind, Role
 from adapterhub.files import File, Package
 from adapterhub.layouts import get
+from adapterhub.layouts.checkpoint.places import put_together
 from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
 _TRAINED = (".attn1.", ".attn2.", ".ff.net.", "proj_in", "proj_out", ".self_attn.", ".mlp.")
-_PIECE = 4 << 20
 _RANDOM = np.random.default_rng(0).standard_normal(1 << 22).astype("<f2").tobytes()
 
 
@@ -36,16 +36,19 @@ def kohya_lora(path: Path, architecture: str, rank: int) -> Path:
     return path
 
 
-def checkpoint(path: Path, architecture: str) -> Path:
-    """A whole model as trainers pickled it: `state_dict` beside a step; all zeros, in float16."""
-    model = architectures.get(architecture)
-    state: dict[str, LazyTensor] = {}
-    for component, part in model.parts.items():
-        dialect = model.dialect(part.dialect, component)
-        for module, kind, shape in model.tensors(component):
-            state[dialect.row(module, kind, inner=f"{component}.", outer=part.prefix).place] = _zeros(shape)
-    tree = {"state_dict": state, "global_step": 1000}
-    files.write(Package.new({path.name: File({}, {}, tree, files.TORCH_ZIP)}), path)
+def model(path: Path, architecture: str) -> Path:
+    """A whole model of full size in one file: safetensors, or the `.ckpt` of a trainer; float16."""
+    whole = architectures.get(architecture)
+    ours = {
+        Key(component, module, Role.LAYER_WEIGHT if kind == "weight" else Role.LAYER_BIAS): _endless(shape)
+        for component in whole.parts
+        for module, kind, shape in whole.tensors(component)
+    }
+    tensors = put_together(ours, architecture)
+    file = File(tensors)
+    if path.suffix == ".ckpt":
+        file = File({}, {}, {"state_dict": tensors, "global_step": 1000}, files.TORCH_ZIP)
+    files.write(Package.new({path.name: file}), path)
     return path
 
 
@@ -56,9 +59,12 @@ def embedding(path: Path) -> Path:
     return path
 
 
-def _zeros(shape: Shape) -> LazyTensor:
+def _endless(shape: Shape) -> LazyTensor:
+    """The same random numbers over and over, never all in memory."""
     size = 2 * math.prod(shape)
-    return LazyTensor("F16", shape, lambda: (bytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE)))
+    return LazyTensor(
+        "F16", shape, lambda: (_RANDOM[: min(len(_RANDOM), size - at)] for at in range(0, size, len(_RANDOM)))
+    )
 
 
 def _random(shape: Shape) -> LazyTensor:
@@ -70,7 +76,7 @@ if __name__ == "__main__":  # a process of its own, whose memory is not the meas
     match sys.argv[1:]:
         case ["lora", path, architecture, rank]:
             kohya_lora(Path(path), architecture, int(rank))
-        case ["checkpoint", path, architecture]:
-            checkpoint(Path(path), architecture)
+        case ["model", path, architecture]:
+            model(Path(path), architecture)
         case ["embedding", path]:
             embedding(Path(path))

@@ -74,7 +74,6 @@ def test_what_lies_under_the_suffix_is_named(cli, tmp_path, name, word):
 
 
 FOREIGN: Mapping[str, tuple[str, Mapping[str, np.ndarray]]] = {
-    "checkpoint": ("checkpoint", {"model.diffusion_model.input_blocks.0.0.weight": np.ones((320, 4, 3, 3), np.float16)}),
     "lllite": ("LLLite", {"lllite_unet_input_blocks_1_1_attn1_to_q.conditioning1.0.weight": np.ones((4, 4), np.float16)}),
     "control-lora": ("control-LoRA", {"lora_controlnet": np.ones(1, np.float16), "input_blocks.0.0.up": np.ones((4, 4), np.float16)}),
     "ip-adapter": ("IP-Adapter", {"ip_adapter.1.to_k_ip.weight": np.ones((4, 4), np.float16)}),
@@ -91,6 +90,15 @@ def test_another_kind_of_file_is_inspected_but_not_converted(cli, tmp_path, name
     outcome = cli("convert", source, "--to", "diffusers", "-o", target)
     assert outcome.status == 3
     assert word in outcome.err
+    assert not target.exists()
+
+
+def test_a_whole_model_is_no_lora(cli, tmp_path):
+    source, target = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": np.ones((320, 4, 3, 3), np.float16)}, source)
+    for command in (("--to", "kohya"), ("--for", "peft")):
+        outcome = cli("convert", source, *command, "-o", target)
+        assert (outcome.status, "Traceback" in outcome.err) == (3, False)
     assert not target.exists()
 
 

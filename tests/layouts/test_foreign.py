@@ -8,10 +8,6 @@ from adapterhub.errors import NotAnAdapter
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
 LDM = "input_blocks.4.1.transformer_blocks.0"
 FOREIGN = {
-    "a whole checkpoint": ("checkpoint", {
-        "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3), "model.diffusion_model.input_blocks.0.0.bias": (320,),
-        "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3), "cond_stage_model.transformer.text_model.final_layer_norm.weight": (768,),
-    }),
     "a diffusers model": ("checkpoint", {"conv_in.weight": (320, 4, 3, 3), f"{ATTENTION}.attn1.to_q.weight": (320, 320)}),
     "a ControlNet-LLLite": ("unknown", {
         f"lllite_unet_{LDM.replace('.', '_')}_attn1_to_q.conditioning1.0.weight": (32, 3, 4, 4),

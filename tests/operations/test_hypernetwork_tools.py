@@ -144,7 +144,7 @@ def test_requests_that_cannot_be_meant_are_refused(tmp_path, style):
         (lambda: hypernetworks.merge([a, a], b, method="mean"), UnknownName, "mean"),
         (lambda: hypernetworks.scale(a, b, float("nan")), UsageError, "finite"),
         (lambda: hypernetworks.scale(a, tmp_path / "b.bin", 2), UsageError, "written as .bin"),
-        (lambda: hypernetworks.scale(a, b, 2, to="kohya"), UnknownName, "kohya"),
+        (lambda: hypernetworks.scale(a, b, 2, to="kohya"), NotAnAdapter, "kohya"),
         (lambda: hypernetworks.scale(a, a, 2), UsageError, "the source itself"),
         (lambda: hypernetworks.merge([style, a], b), NotAnAdapter, "a LoRA, and not a hypernetwork"),
     ]:

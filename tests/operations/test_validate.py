@@ -194,11 +194,6 @@ def test_errors_come_first(checked, modules, heads):
     assert [problem.severity for problem in checked(tensors).problems] == ["error", "warning"]
 
 
-def test_another_kind_is_valid_by_its_container_alone(checked):
-    validation = checked({"model.diffusion_model.input_blocks.0.0.weight": torch.full((2, 4, 3, 3), math.nan)})
-    assert (validation.valid, validation.kind, validation.problems) == (True, "checkpoint", [])
-
-
 def test_a_file_of_no_known_kind_says_so(checked):
     validation = checked({"weight": torch.ones(3)})
     assert (validation.valid, validation.kind, found(validation)) == (

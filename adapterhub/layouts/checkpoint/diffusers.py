@@ -13,10 +13,11 @@ from functools import partial
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind
+from adapterhub.errors import BrokenAdapter
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
-from adapterhub.layouts.checkpoint.places import Placed, key, spelled
+from adapterhub.layouts.checkpoint.places import Placed, key, rows, spelled
 from adapterhub.layouts.checkpoint.scoring import Judged, best, variant
 from adapterhub.layouts.checkpoint.single_file import reading
 from adapterhub.tensors import LazyTensor
@@ -57,6 +58,9 @@ class Diffusers:
         """The weights, and what is kept aside."""
         judged = _judged(package)
         assert judged is not None
+        if strays := [*judged.placed.rest, *_claimed_again(judged)]:
+            raise BrokenAdapter(f"{package.path}: {len(strays)} tensors have no place of their own in {judged.architecture}: {strays[0]} …",
+                                strays, mend="Its parts are of several models: get the folder again.")  # fmt: skip
         return reading(judged.placed, judged.architecture, _metadata(package))
 
     def place(self, held: Key, adapter: Adapter) -> str:
@@ -88,10 +92,19 @@ def _metadata(package: Package) -> Mapping[str, str]:
     return package.files[ASIDE_FILE].metadata if ASIDE_FILE in package.files else {}
 
 
+def _claimed_again(judged: Judged) -> Iterator[str]:
+    """Tensors of the file of ours that would stand where weights of the folder go in a single file."""
+    table = rows(judged.architecture)
+    for held, place in judged.placed.places.items():
+        row = table.get(held.module) if held.component == ASIDE else None
+        if row is not None and any(key(name) in judged.placed.tensors for name in row.tensors):
+            yield place
+
+
 def _judged(package: Package) -> Judged | None:
     parts = {name.partition("/")[0]: (name, file) for name, file in package.files.items() if "/" in name}
     if parts:
-        return best(partial(_folder, package, parts)) if parts.keys() & FILES.keys() else None
+        return best(partial(_folder, package, parts)) if parts.keys() <= FILES.keys() else None
     if len(package.files) != 1 or not any(anchor in package.only.tensors for anchor in _ANCHORS):
         return None
     found = [judged for part in FILES if (judged := best(partial(_folder, package, {part: ("", package.only)})))]
@@ -99,25 +112,30 @@ def _judged(package: Package) -> Judged | None:
 
 
 def _folder(package: Package, parts: Mapping[str, tuple[str, File]], architecture: str) -> Placed:
-    """The tensors of every component that `architecture` has; those of the file of ours are aside."""
-    placed = Placed()
-    for component, (file, content) in parts.items():
-        for name, held, tensor in _component(component, content, architecture):
-            placed.tensors[held] = tensor
-            placed.places[held] = f"{file}:{name}" if len(package.files) > 1 else name
-    if not placed.tensors:
-        return placed
-    for name, tensor in package.files[ASIDE_FILE].tensors.items() if ASIDE_FILE in package.files else ():
-        placed.tensors[aside(name)], placed.places[aside(name)] = tensor, f"{ASIDE_FILE}:{name}"
+    """The tensors of every component that `architecture` has; those of the file of ours are aside. The rest are those of
+    other components, and what is the same weight as another.
+    """
+    known, several = architectures.get(architecture).parts, len(package.files) > 1
+    placed = Placed(rest=[f"{file}:{name}" for component, (file, content) in parts.items() if component not in known
+                          for name in content.tensors])  # fmt: skip
+    found = [(f"{file}:{name}" if several else name, held, tensor)
+             for component, (file, content) in parts.items() if component in known
+             for name, held, tensor in _component(component, content, architecture)]  # fmt: skip
+    if found and ASIDE_FILE in package.files:
+        kept = package.files[ASIDE_FILE].tensors
+        found += [(f"{ASIDE_FILE}:{name}", aside(name), tensor) for name, tensor in kept.items()]
+    for place, held, tensor in found:
+        if held in placed.tensors:
+            placed.rest.append(place)
+        else:
+            placed.tensors[held], placed.places[held] = tensor, place
     return placed
 
 
 def _component(component: str, file: File, architecture: str) -> Iterator[tuple[str, Key, LazyTensor]]:
     """(name, key, tensor); what is no weight of the component is aside, under the name that it has in a single file."""
     model = architectures.get(architecture)
-    weights, part = model.weights.get(component), model.parts.get(component)
-    if weights is None or part is None:
-        return
+    weights, part = model.weights[component], model.parts[component]
     # transformers ≥ 5.6 writes CLIPTextModel without this level
     short = component.startswith("text_encoder") and not any(name.startswith(_TEXT) for name in file.tensors)
     for name, tensor in file.tensors.items():

@@ -34,7 +34,8 @@ class Judged(NamedTuple):
 
 def best(read: Callable[[str], Placed]) -> Judged | None:
     """The architecture whose reading of a file is the best; None where none names anything."""
-    found = [(score(placed, name), name, placed) for name in architectures.NAMES if (placed := read(name)).tensors]
+    read_as = ((name, read(name)) for name in architectures.NAMES)
+    found = [(mark, name, placed) for name, placed in read_as if (mark := score(placed, name)).named]
     if not found:
         return None
     top = max(mark for mark, _, _ in found)
@@ -65,7 +66,9 @@ def misfits(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tu
         if known is None:
             continue
         expected = known if held.role is Role.LAYER_WEIGHT else known[:1]
-        if tensor.shape != expected and not (Module(*held[:2]) == _INPUT and variant(tensors)):
+        if held == Key(*_INPUT, Role.LAYER_WEIGHT) and tensor.shape[1:2] and tensor.shape[1] in VARIANTS:
+            expected = (expected[0], tensor.shape[1], *expected[2:])
+        if tensor.shape != expected:
             yield held, tensor.shape, expected
 
 

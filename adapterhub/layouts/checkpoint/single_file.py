@@ -25,6 +25,15 @@ _ANCHORS = {
     "text_encoder": ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
 }
 """By component (SDXL's second text encoder is like the first) tensors that every model has, without their prefix."""
+_ROOTS = ("embeddings.", "encoder.", "final_layer_norm.")
+_CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+_MOVED: Mapping[str, Mapping[str, str]] = {
+    **{name: {head + root: f"{head}text_model.{root}" for root in _ROOTS} for name, head in _CLIP.items()},
+    "sd2": {"conditioner.embedders.0.model.": "cond_stage_model.model."},
+}
+"""By architecture, places that some files have, and those that all others have for the same: CLIP without `text_model.`, as
+NovelAI's model and what Kohya writes with transformers ≥ 5.6 have it; SD 2.1 Turbo in the names of SGM, as it was published.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +61,8 @@ class SingleFile:
         assert judged is not None
         placed = judged.placed
         for name in placed.rest:
-            placed.tensors[aside(name)], placed.places[aside(name)] = package.only.tensors[name], name
+            held = aside(_usual(name, package.only.tensors, judged.architecture))
+            placed.tensors[held], placed.places[held] = package.only.tensors[name], name
         return reading(placed, judged.architecture, package.only.metadata)
 
     def place(self, key: Key, adapter: Adapter) -> str | None:
@@ -90,8 +100,24 @@ def _judged(package: Package) -> Judged | None:
     prefixes = {part.prefix: component for name in architectures.NAMES
                 for component, part in architectures.get(name).parts.items()}  # fmt: skip
     if any(prefix + anchor in tensors for prefix, component in prefixes.items() for anchor in _anchors(component)):
-        return best(lambda name: take_apart(tensors, name))
+        return best(partial(_whole, tensors))
     return _alone(tensors)
+
+
+def _whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
+    """`tensors` as a whole model, under the names that they have in the file."""
+    names = {_usual(name, tensors, architecture): name for name in tensors}
+    placed = take_apart({usual: tensors[name] for usual, name in names.items()}, architecture)
+    there = {key: names[place] for key, place in placed.places.items()}
+    return Placed(placed.tensors, there, [names[usual] for usual in placed.rest])
+
+
+def _usual(name: str, tensors: Mapping[str, LazyTensor], architecture: str) -> str:
+    """The name that a tensor has in other files; its own where something else has that name in here."""
+    for old, new in _MOVED.get(architecture, {}).items():
+        if name.startswith(old) and (usual := new + name.removeprefix(old)) not in tensors:
+            return usual
+    return name
 
 
 def _anchors(component: str) -> tuple[str, ...]:

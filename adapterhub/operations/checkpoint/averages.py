@@ -25,12 +25,11 @@ def instead(adapter: Adapter, ledger: Ledger) -> Adapter:
     if not stored:
         raise NotAnAdapter("the model has no moving averages", mend="Leave out --ema.")
     averaged = take_apart({place: adapter.tensors[aside(name)] for place, name in stored.items()}, adapter.architecture)
-    tensors = {held: tensor for held, tensor in adapter.tensors.items() if held not in map(aside, stored.values())}
-    for place, name in stored.items():
-        keys = [held for held, at in averaged.places.items() if at == place]
-        for held in keys:
-            ledger.replace([held], [], "drop", AVERAGED)
-        ledger.replace([aside(name)], keys, "rename", "the moving average of the weight")
+    spent = {aside(name) for name in stored.values()}
+    tensors = {held: tensor for held, tensor in adapter.tensors.items() if held not in spent}
+    for held, place in averaged.places.items():  # a UNet has one tensor of ours in each of its places
+        ledger.replace([held], [], "drop", AVERAGED)
+        ledger.replace([aside(stored[place])], [held], "rename", "the moving average of the weight")
     return adapter.with_tensors({**tensors, **averaged.tensors})
 
 

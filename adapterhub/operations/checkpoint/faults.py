@@ -10,7 +10,7 @@ from adapterhub.adapter import Role
 from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
-from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
+from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of, weights_of
 from adapterhub.layouts.checkpoint.scoring import misfits
 from adapterhub.layouts.identity import Identity
 from adapterhub.metadata import claimed
@@ -26,7 +26,8 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
     yield from _shapes(reading)
     yield from _gaps(reading)
     yield from _beside(reading)
-    if identity.also:
+    parts = {module.component for module in reading.modules} - {ASIDE}
+    if identity.also and parts != {"vae"}:  # SD 1, 2 and XL have one and the same VAE by shape
         yield warning("ambiguous-architecture", "", f"the weights are those of {', '.join(identity.also)} as well; taken as {identity.architecture}")  # fmt: skip
     told = claimed(reading.metadata)
     if told is not None and told != reading.architecture:
@@ -39,7 +40,7 @@ def _shapes(reading: Reading) -> Iterator[Problem]:
     tensors = reading.adapter.tensors
     wrong = list(misfits(tensors, reading.architecture))
     title = architectures.get(reading.architecture).title
-    if len(wrong) > _OTHER_WIDTHS * len(tensors):
+    if len(wrong) > _OTHER_WIDTHS * len(weights_of(tensors)):
         yield warning(
             "other-widths", "", f"the names are those of {title}, the shapes are not: a distilled or tiny model"
         )
@@ -53,14 +54,14 @@ def _gaps(reading: Reading) -> Iterator[Problem]:
     """Components of which weights are missing."""
     model = architectures.get(reading.architecture)
     held = {(key.component, key.module, key.role) for key in reading.adapter.tensors}
-    for component in {key.component for key in reading.adapter.tensors} - {ASIDE}:
+    for component in dict.fromkeys(key.component for key in weights_of(reading.adapter.tensors)):
         names = [
             (path, Role.LAYER_WEIGHT if kind == "weight" else Role.LAYER_BIAS)
             for path, kind, _ in model.tensors(component)
         ]
         missing = [path for path, role in names if (component, path, role) not in held]
         if missing:
-            yield error("missing-weights", component, f"{len(missing)} of {len(names)} tensors are missing: {', '.join(missing[:_SHOWN])} …",
+            yield error("missing-weights", component, f"{len(missing)} of {len(names)} tensors are missing: {', '.join(dict.fromkeys(missing[:_SHOWN]))} …",
                         "Get the file again.")  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
-_INDEX, _CONFIG = "model_index.json", "config.json"
+_INDEX, _CONFIG, _SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
 _SAFETY = "requires_safety_checker"
 
@@ -34,14 +34,16 @@ def completed(encoded: Encoded, adapter: Adapter, opened: Source, request: Reque
     parts = [part for part in adapter.components() if part != ASIDE]
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
-    documents = _with_given(documents, _given(opened, request), parts)
+    given = _given(opened, request)
+    documents = _with_given(documents, given, parts)
     documents |= _tokenizers(opened, request, documents)
     if request.whole.only is not None:
         encoded, documents = _alone(encoded, documents, parts[0])
     encoded = replace(encoded, package=Package.new(encoded.package.files, documents, DIRECTORY))
     if request.whole.shard_size is not None:
         encoded = _sharded(encoded, request.whole.shard_size)
-    return encoded, problems
+    guessed = _SCHEDULER in documents and _SCHEDULER not in given
+    return encoded, problems if guessed else []
 
 
 def _given(opened: Source, request: Request) -> Mapping[str, Any]:
@@ -56,7 +58,7 @@ def _given(opened: Source, request: Request) -> Mapping[str, Any]:
 
 def _with_given(documents: dict[str, Any], given: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
     """`documents` with those of another folder, whose index names only what is written here."""
-    wanted = {_INDEX, "scheduler/scheduler_config.json", *(f"{part}/{_CONFIG}" for part in parts)}
+    wanted = {_INDEX, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
     taken = {name: document for name, document in given.items() if name in wanted}
     if _INDEX in taken:
         there = documents[_INDEX]

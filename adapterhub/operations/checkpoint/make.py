@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from adapterhub.adapter import Adapter, Key, Kind
 from adapterhub.documents import Action, LedgerEntry, Problem
-from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName
+from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
@@ -17,6 +17,7 @@ from adapterhub.operations.checkpoint import averages, folder
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.titles import retitled
+from adapterhub.operations.wish import DTYPES
 from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
 from adapterhub.tensors import LazyTensor, from_bytes, values
 
@@ -32,6 +33,7 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
 def make(opened: Source, request: Request) -> Made:
     """Every step in order, each telling the ledger."""
     ledger, tally, options = Ledger(opened.reading.places), Tally(), request.whole
+    _require_meaning(request)
     adapter = opened.adapter
     if options.ema:
         adapter = averages.instead(adapter, ledger)
@@ -46,7 +48,8 @@ def make(opened: Source, request: Request) -> Made:
     layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
     if layout is single_file.LAYOUT:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
-        adapter = _placed(retitled(adapter, request.source.stem), layout, request, ledger)
+        adapter = _placed(adapter, layout, request, ledger)
+        adapter = retitled(adapter, request.source.stem) if options.only is None else adapter.with_metadata({})
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
     problems: list[Problem] = []
@@ -55,6 +58,16 @@ def make(opened: Source, request: Request) -> Made:
     entries = ledger.entries(encoded)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
+
+
+def _require_meaning(request: Request) -> None:
+    """Raises UsageError for what is only said of folders, and of a single file."""
+    if request.layout is single_file.LAYOUT:
+        for name in ("shard_size", "tokenizer", "config"):
+            if getattr(request.whole, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a folder", mend="Give --to diffusers, or leave it out."
+                )
 
 
 def _is_leftover(held: Key) -> bool:
@@ -74,15 +87,18 @@ def _dtype(held: Key, request: Request) -> str | None:
     """The dtype that a weight is to have; what is kept aside stays as it is."""
     if held.component == ASIDE:
         return None
-    return request.whole.vae_dtype or request.dtype if held.component == "vae" else request.dtype
+    if held.component == "vae" and request.whole.vae_dtype is not None:
+        return DTYPES[request.whole.vae_dtype]
+    return request.dtype
 
 
 def _without(adapter: Adapter, ledger: Ledger, goes: Callable[[Key], bool], why: str) -> Adapter:
     """The model less what `goes`."""
-    kept = {held: tensor for held, tensor in adapter.tensors.items() if not goes(held)}
-    for held in adapter.tensors.keys() - kept.keys():
+    gone = [held for held in adapter.tensors if goes(held)]
+    for held in gone:
         ledger.replace([held], [], "drop", why)
-    return adapter.with_tensors(kept)
+    left = dict.fromkeys(gone)
+    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if held not in left})
 
 
 def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger) -> Adapter:

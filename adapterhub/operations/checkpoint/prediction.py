@@ -29,7 +29,7 @@ def variants(adapter: Adapter, source: Path) -> tuple[list[str], list[Problem]]:
     """The rows of the pipeline's table that this model needs, and a warning where one was guessed."""
     found = [name] if (name := variant(adapter.tensors)) else []
     told = _told(adapter, source)
-    if aside("ztsnr") in adapter.tensors:
+    if adapter.architecture == "sdxl" and aside("ztsnr") in adapter.tensors:  # nobody reads it in other models
         found.append(ZERO_SNR)
     if told is not None:
         return found + [VELOCITY] * told, []

@@ -48,10 +48,10 @@ def _part(reading: Reading, component: str) -> Part:
 
 
 def value_faults(package: Package, identity: Identity, reading: Reading, base: Path | None) -> Iterator[Problem]:
-    """Numbers that are none; with a base, whether the model descends from it."""
+    """Numbers that are none. How a model compares with a base: `descent.py`."""
     from adapterhub.operations.checkpoint.values import value_faults as everything
 
-    yield from everything(reading, base)
+    yield from everything(reading)
 
 
 def make(opened: Source, request: Request, base: Base) -> Made:

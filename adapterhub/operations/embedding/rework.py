@@ -61,14 +61,13 @@ def rework(
     started = time.perf_counter()
     named = output.to or output.for_tool
     wish = Wish(source=paths[0], target=str(output.target), to=output.to if named else USUAL, for_tool=output.for_tool,
-                algorithm=None, rank=None, dtype=output.dtype, token=output.token, image=None, extract_embeddings=False,
-                fit=False, allow_loss=False, force=output.force)  # fmt: skip
+                dtype=output.dtype, token=output.token, force=output.force)  # fmt: skip
     wish.check()
     with ExitStack() as stack:
         opened = [stack.enter_context(open_adapter(path, kinds=_ONLY, forgiven=forgiven)) for path in paths]
         if not named:
             wish = replace(wish, to=_usual(opened[0].layout, output.target))
-        _, request = wish.met(Kind.EMBEDDING)
+        _, request = wish.met(Kind.EMBEDDING, opened[0].layout)
         source = join(opened, output.target) if joined else opened[0]
         ignored = [_place(one, name) if joined else name for one in opened for name in numbers(one.package)]
         made = make(source, request, change, ignored)

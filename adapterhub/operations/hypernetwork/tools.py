@@ -107,7 +107,7 @@ def _wish(source: Path | str, target: Path | str, to: str | None, force: bool) -
             f"{target}: no layout of hypernetworks is written as {suffix or 'this'}", mend="Say which: --to LAYOUT."
         )
     layouts.get(named, Kind.HYPERNETWORK)
-    return Wish(Path(source), str(target), named, None, None, None, None, None, None, False, False, False, force)
+    return Wish(source=Path(source), target=str(target), to=named, force=force)
 
 
 def _written(
@@ -118,7 +118,7 @@ def _written(
     if not all(map(math.isfinite, weights)):
         raise UsageError("a weight is a finite number", mend=f"Given: {', '.join(map(str, weights))}.")
     wish.check()
-    _, request = wish.met(Kind.HYPERNETWORK)
+    _, request = wish.met(Kind.HYPERNETWORK, layouts.get(str(wish.to), Kind.HYPERNETWORK))
     layout: HypernetworkLayout = request.layout  # type: ignore[assignment] # the kind says so
     with ExitStack() as stack:
         sources = [stack.enter_context(open_adapter(path, kinds=(Kind.HYPERNETWORK,))) for path in paths]

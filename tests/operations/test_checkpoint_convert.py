@@ -1,0 +1,215 @@
+"""Whole models that are spelled unlike most, what their folders say, and which tensor went where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import adapterhub
+from adapterhub import architectures
+from tests.operations.checkpoint_files import (
+    CONV_IN,
+    MARKERS,
+    UNET,
+    Tensors,
+    content,
+    folder_content,
+    positions,
+    saved,
+    schedule,
+    weights,
+)
+
+CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+def document(folder: Path, name: str):
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+def folder_of(tmp_path: Path, tensors: Tensors, metadata=None, **asked):
+    source = saved(tmp_path / "model.safetensors", tensors, metadata)
+    return adapterhub.convert(source, tmp_path / "folder", to="diffusers", **asked), tmp_path / "folder"
+
+
+@pytest.mark.parametrize("name", CLIP)
+def test_text_encoders_without_the_level_that_others_have_get_it(name, tmp_path):
+    """NovelAI's model, and what Kohya writes with transformers ≥ 5.6."""
+    usual = {**weights(name), **positions(name)}
+    short = {place.replace(f"{CLIP[name]}text_model.", CLIP[name]): tensor for place, tensor in usual.items()}
+    assert len(usual.keys() - short.keys()) == 197
+    source = saved(tmp_path / "short.safetensors", short)
+    wanted = content(saved(tmp_path / "usual.safetensors", usual))
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert (content(tmp_path / "out.safetensors"), done.exactness) == (wanted, "bit-exact")
+    assert done.summary["rename"] == 197
+    adapterhub.convert(source, tmp_path / "folder", to="diffusers")
+    adapterhub.convert(tmp_path / "folder", tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == wanted
+    assert adapterhub.inspect(source).extras == {"position-ids": 1}
+
+
+def test_a_text_encoder_that_is_there_in_both_spellings_is_not_taken_twice(tmp_path):
+    both = weights("sd1") | {f"{CLIP['sd1']}final_layer_norm.bias": np.float32([7, 7])}
+    _, folder = folder_of(tmp_path, both)
+    kept = content(folder / "adapterhub_aside.safetensors")
+    assert list(kept) == [f"{CLIP['sd1']}final_layer_norm.bias"]
+    adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
+
+
+def test_sd2_in_the_names_of_sgm_is_sd2(tmp_path):
+    """SD 2.1 Turbo."""
+    usual = weights("sd2")
+    turbo = {place.replace("cond_stage_model.", "conditioner.embedders.0."): tensor for place, tensor in usual.items()}
+    source = saved(tmp_path / "turbo.safetensors", turbo)
+    assert adapterhub.inspect(source).architecture == "sd2"
+    adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors") == content(saved(tmp_path / "usual.safetensors", usual))
+
+
+def test_the_attention_of_an_old_vae_has_its_present_names(tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    path = folder / "vae/diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(path)
+    for now, then in old.items():
+        tensors = {place.replace(now, then): tensor for place, tensor in tensors.items()}
+    assert sum("query" in place for place in tensors) == 4
+    saved(path, tensors)
+    adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
+
+
+ALONE = [("sd1", "unet"), ("sd1", "vae"), ("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl", "unet")]
+
+
+@pytest.mark.parametrize(("name", "part"), ALONE)
+def test_a_component_without_its_prefix_is_one_of_the_architecture(name, part, tmp_path):
+    prefix = architectures.get(name).parts[part].prefix
+    own = {place: tensor for place, tensor in weights(name).items() if place.startswith(prefix)}
+    bare = {place.removeprefix(prefix): tensor for place, tensor in own.items()}
+    source = saved(tmp_path / "part.safetensors", bare)
+    told = adapterhub.inspect(source)
+    assert (told.architecture, list(told.components)) == (name, [part])
+    adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors") == content(saved(tmp_path / "whole.safetensors", own))
+
+
+def test_the_ledger_says_what_was_cut_joined_turned_and_renamed(tmp_path):
+    done, folder = folder_of(tmp_path, {**weights("sdxl"), **schedule()})
+    by_source = {place: entry for entry in done.entries for place in entry.source}
+    text = "conditioner.embedders.1.model."
+    stack = by_source[f"{text}transformer.resblocks.5.attn.in_proj_bias"]
+    assert (stack.action, stack.reason) == ("split", "three projections in one tensor")
+    layer = "text_encoder_2/model.safetensors:text_model.encoder.layers.5.self_attn"
+    assert sorted(stack.target) == [f"{layer}.{part}_proj.bias" for part in "kqv"]
+    turned = by_source[f"{text}text_projection"]
+    assert (turned.action, turned.reason) == ("reshape", "transposed")
+    assert by_source["betas"].target == ["adapterhub_aside.safetensors:betas"]
+    assert by_source[CONV_IN].target == ["unet/diffusion_pytorch_model.safetensors:conv_in.weight"]
+    assert done.summary["split"] == 64
+    back = adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert (back.summary["join"], back.summary["reshape"]) == (3 * 64, 9)
+
+
+CLASSES = [
+    ("sd1", 4, "StableDiffusionPipeline"), ("sd1", 9, "StableDiffusionInpaintPipeline"),
+    ("sd2", 8, "StableDiffusionInstructPix2PixPipeline"), ("sdxl", 9, "StableDiffusionXLInpaintPipeline"),
+    ("sdxl-refiner", 4, "StableDiffusionXLImg2ImgPipeline"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "channels", "pipeline"), CLASSES)
+def test_a_folder_says_which_pipeline_opens_it(name, channels, pipeline, tmp_path):
+    _, folder = folder_of(tmp_path, weights(name, "f2", channels))
+    index = document(folder, "model_index.json")
+    assert index["_class_name"] == pipeline
+    assert document(folder, "unet/config.json")["in_channels"] == channels
+    held = {part for part, value in index.items() if isinstance(value, list) and value[0]}
+    assert held == {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+VELOCITY = [
+    ("sdxl", MARKERS, {}, "v_prediction"), ("sdxl", {}, {}, "epsilon"),
+    ("sd1", {}, {"modelspec.prediction_type": "v"}, "v_prediction"), ("sd1", MARKERS, {}, "v_prediction"),
+    ("sd2", {}, {"modelspec.predict_key": "epsilon"}, "epsilon"),
+    ("sd2", {}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "v_prediction"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "markers", "metadata", "prediction"), VELOCITY)
+def test_the_scheduler_predicts_what_markers_and_metadata_say(name, markers, metadata, prediction, tmp_path):
+    done, folder = folder_of(tmp_path, {**weights(name, "f2"), **markers}, metadata)
+    scheduler = document(folder, "scheduler/scheduler_config.json")
+    assert scheduler["prediction_type"] == prediction
+    assert scheduler.get("rescale_betas_zero_snr", False) == (name == "sdxl" and bool(markers))
+    assert [problem.code for problem in done.problems] == ["other-widths"]
+
+
+@pytest.mark.parametrize(("spread", "prediction"), [(0.089, "epsilon"), (0.091, "v_prediction")])
+def test_what_sd2_predicts_is_guessed_as_comfyui_does_and_that_is_told(spread, prediction, tmp_path):
+    tensors = weights("sd2")
+    tensors[TELLING] = np.float32([spread, -spread])  # whose standard deviation is `spread`
+    done, folder = folder_of(tmp_path, tensors)
+    assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
+    assert [problem.code for problem in done.problems] == ["other-widths", "prediction-guessed"]
+    asked = {"to": "diffusers", "config": folder}
+    again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", **asked)
+    assert [problem.code for problem in again.problems] == ["other-widths"]  # the folder says it
+
+
+@pytest.mark.parametrize(
+    ("line", "prediction"), [('    parameterization: "v"\n', "v_prediction"), ("x: 1\n", "epsilon")]
+)
+def test_the_yaml_beside_a_file_says_what_it_predicts(line, prediction, tmp_path):
+    tensors = weights("sd2")
+    tensors[TELLING] = np.float32([0.5, -0.5]) if prediction == "epsilon" else np.float32([0, 0])
+    (tmp_path / "model.yaml").write_text(f"model:\n  params:\n{line}")
+    _, folder = folder_of(tmp_path, tensors)
+    assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
+
+
+def test_a_folder_of_fewer_components_says_so(tmp_path):
+    _, folder = folder_of(tmp_path, {place: tensor for place, tensor in weights("sd1").items() if "cond_stage" not in place})  # fmt: skip
+    index = document(folder, "model_index.json")
+    assert (index["text_encoder"], index["tokenizer"]) == ([None, None], [None, None])
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert not (folder / "tokenizer").exists()
+    adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
+
+
+def test_a_folder_becomes_a_folder_with_the_same_documents(tmp_path):
+    _, folder = folder_of(tmp_path, {**weights("sd1"), **schedule()})
+    config = document(folder, "scheduler/scheduler_config.json")
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps({**config, "steps_offset": 5}))
+    done = adapterhub.convert(folder, tmp_path / "copy", to="diffusers")
+    assert (done.exactness, folder_content(tmp_path / "copy")) == ("bit-exact", folder_content(folder))
+    assert {entry.action for entry in done.entries} == {"copy"}
+    assert document(tmp_path / "copy", "scheduler/scheduler_config.json")["steps_offset"] == 5
+
+
+def test_what_is_written_says_what_it_is(tmp_path):
+    _, folder = folder_of(tmp_path, weights("sdxl", "f2"), {"author": "me", "modelspec.title": "Mine"})
+    adapterhub.convert(folder, tmp_path / "back.safetensors", for_tool="comfyui")
+    with safe_open(tmp_path / "back.safetensors", "np") as file:
+        told = file.metadata()
+    assert (told["author"], told["modelspec.title"]) == ("me", "Mine")
+    assert told["modelspec.architecture"] == "stable-diffusion-xl-v1-base"
+    with safe_open(folder / "unet/diffusion_pytorch_model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path):
+    source = saved(tmp_path / "model.safetensors", weights("sd2", "f2"))
+    planned = adapterhub.convert(source, tmp_path / "folder", to="diffusers", dry_run=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    done = adapterhub.convert(source, tmp_path / "folder", to="diffusers")
+    assert (planned.entries, planned.summary) == (done.entries, done.summary)
