@@ -71,9 +71,9 @@ def gap(module: Module, a: Roles, b: Roles, base: Base) -> Gap:
     if same(a, b):
         return SAME
     if plain := _PLAIN & (a.keys() | b.keys()):
-        return max((_distance(_value(a, role), _value(b, role)) for role in plain), key=lambda gap: gap.relative)
-    weights = _distance(_change(module, a, base), _change(module, b, base))
-    return weights.max(_distance(_bias(module, a, base), _bias(module, b, base)))
+        return max((distance(_value(a, role), _value(b, role)) for role in plain), key=lambda gap: gap.relative)
+    weights = distance(_change(module, a, base), _change(module, b, base))
+    return weights.max(distance(_bias(module, a, base), _bias(module, b, base)))
 
 
 def same(a: Roles, b: Roles) -> bool:
@@ -135,7 +135,8 @@ def _value(tensors: Roles, role: Role) -> Tensor | None:
     return deltas.tensor(tensors[role]).flatten() if role in tensors else None
 
 
-def _distance(a: Tensor | None, b: Tensor | None) -> Gap:
+def distance(a: Tensor | None, b: Tensor | None) -> Gap:
+    """The gap between two values of as many numbers; None stands for zeros."""
     if a is None and b is None:
         return SAME
     a, b = _or_zero(a, b), _or_zero(b, a)

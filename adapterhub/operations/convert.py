@@ -75,7 +75,8 @@ def _carried_out(wish: Wish, base: Path | None, architecture: str | None, *, dry
         with ThreadPoolExecutor(1) as beside:
             hashed = beside.submit(digest_of, opened) if check else None
             proof = Proof(opened, made, weights, measured=check, verify=wish.whole.verify)
-            digest = deliver(made, place, wish.force, opened, proof)
+            whole = wish.whole
+            digest = deliver(made, place, wish.force, opened, proof, (base, whole.vae, whole.tokenizer, whole.config))
             return report.document(hashed, digest, proof.gap)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +24,12 @@ from adapterhub.operations.work import NO_LOSS, Made
 _SAME_NUMBERS = {"copy", "rename", "reshape", "split", "join", "metadata"}
 
 
-def deliver(made: Made, target: Path, force: bool, opened: Source, proof: Proof) -> str | None:
-    """Writes the package, proves it and only then puts it in place; gives its sha256, None for a folder."""
+def deliver(
+    made: Made, target: Path, force: bool, opened: Source, proof: Proof, inputs: Iterable[Path | None] = ()
+) -> str | None:
+    """Writes the package, proves it and only then puts it in place; gives its sha256, None for a folder. Nothing that is read
+    is overwritten: neither the source nor the files and folders `inputs`.
+    """
     package = made.encoded.package
     with _folder_for(target):
         digests = files.write(
@@ -33,12 +37,19 @@ def deliver(made: Made, target: Path, force: bool, opened: Source, proof: Proof)
             target,
             force=force,
             hashed=metadata.HASHED,
-            sources=list(opened.package.paths.values()),
+            sources=[*opened.package.paths.values(), *_files(inputs)],
             prove=proof,
             reread=proof.measured,
             digest=package.container in files.SINGLE,
         )
     return next(iter(digests.values())) if package.container in files.SINGLE else None
+
+
+def _files(inputs: Iterable[Path | None]) -> Iterator[Path]:
+    """Every file, and every one in a folder."""
+    for path in inputs:
+        if path is not None:
+            yield from (path.rglob("*") if path.is_dir() else (path,))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from adapterhub.operations import work
 from adapterhub.operations.problems import error, grouped
 
 # What leaving something out can mend; every other error leaves nothing to work on.
-_DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch"}
+_DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch", "missing-weights"}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Wish:
 
     def check(self) -> None:
         """Raises UsageError for what cannot be meant, whatever the source is."""
-        in_place = self.extract_embeddings or self.whole.changes
+        in_place = self.extract_embeddings or self.whole.changes or self.dtype is not None
         if (self.to is None) == (self.for_tool is None) and not (in_place and self.to is None):
             raise UsageError("say what to convert to", mend="Give either --to LAYOUT or --for TOOL.")
         if self.algorithm is not None and self.algorithm not in ALGORITHMS:

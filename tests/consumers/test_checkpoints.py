@@ -144,7 +144,8 @@ def test_diffusers_loads_our_single_file_and_every_weight_is_used(saved: Saved, 
     reader = getattr(diffusers, CLASSES[saved.name][0])
     loaded = reader.from_single_file(str(saved.single), config=str(saved.folder), local_files_only=True)
     assert_same(loaded, saved)
-    names = list(load_file(saved.single))
+    names = load_file(saved.single)
+    assert names["first_stage_model.encoder.mid.attn_1.q.weight"].shape == (24, 24, 1, 1)  # a convolution in LDM
     counted = {prefix: sum(name.startswith(prefix + ".") for name in names) for prefix in PLACES[saved.name]}
     assert (counted, complaints) == (PLACES[saved.name], [])
     assert len(names) == sum(counted.values())

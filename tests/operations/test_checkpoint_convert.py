@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
+from adapterhub.errors import BrokenAdapter, UsageError
 from tests.operations.checkpoint_files import (
     CONV_IN,
     MARKERS,
@@ -213,3 +214,35 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     done = adapterhub.convert(source, tmp_path / "folder", to="diffusers")
     assert (planned.entries, planned.summary) == (done.entries, done.summary)
+
+
+def test_no_input_is_ever_overwritten(tmp_path):
+    model, vae = (saved(tmp_path / f"{name}.safetensors", weights("sd1")) for name in ("model", "vae"))
+    before = vae.read_bytes()
+    with pytest.raises(UsageError, match="never overwritten"):
+        adapterhub.convert(model, vae, vae=vae, force=True)
+    assert vae.read_bytes() == before
+
+
+def test_what_the_scheduler_of_a_folder_says_is_told_in_a_single_file(tmp_path):
+    saved(tmp_path / "a.safetensors", {**weights("sdxl"), "v_pred": np.zeros(0, np.float32)})
+    adapterhub.convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
+    adapterhub.convert(tmp_path / "folder", tmp_path / "b.safetensors", to="single-file")
+    assert adapterhub.inspect(tmp_path / "b.safetensors").metadata["modelspec.prediction_type"] == "v"
+
+
+def test_a_model_with_missing_modules_is_converted_only_on_demand(tmp_path):
+    some = {name: tensor for name, tensor in weights("sdxl").items() if ".middle_block.1." not in name}
+    source = saved(tmp_path / "ssd.safetensors", some)
+    with pytest.raises(BrokenAdapter, match="missing"):
+        adapterhub.convert(source, tmp_path / "folder", to="diffusers")
+    done = adapterhub.convert(source, tmp_path / "folder", to="diffusers", allow_loss=True)
+    assert done.exactness == "bit-exact"
+    adapterhub.convert(tmp_path / "folder", tmp_path / "back.safetensors", to="single-file", allow_loss=True)
+    assert adapterhub.diff(source, tmp_path / "back.safetensors").equal
+
+
+def test_a_dtype_alone_keeps_the_layout(tmp_path):
+    source = saved(tmp_path / "a.safetensors", weights("sd1"))
+    done = adapterhub.convert(source, tmp_path / "b.safetensors", dtype="fp16")
+    assert (done.target.layout, done.summary["cast"]) == ("single-file", len(weights("sd1")))

@@ -42,7 +42,10 @@ def _shapes(reading: Reading) -> Iterator[Problem]:
     title = architectures.get(reading.architecture).title
     if len(wrong) > _OTHER_WIDTHS * len(weights_of(tensors)):
         yield warning(
-            "other-widths", "", f"the names are those of {title}, the shapes are not: a distilled or tiny model"
+            "other-widths",
+            "",
+            f"the names are those of {title}, the shapes are not: a distilled or tiny model",
+            "A folder needs its own configurations then: --config DIR.",
         )
         return
     for held, shape, expected in wrong:

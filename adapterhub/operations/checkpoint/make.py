@@ -14,6 +14,7 @@ from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
 from adapterhub.layouts.checkpoint.places import key, rows
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
+from adapterhub.operations.checkpoint.prediction import stated
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.titles import retitled
@@ -49,7 +50,7 @@ def make(opened: Source, request: Request) -> Made:
     if layout is single_file.LAYOUT:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
         adapter = _placed(adapter, layout, request, ledger)
-        adapter = retitled(adapter, request.source.stem) if options.only is None else adapter.with_metadata({})
+        adapter = _told(adapter, opened, request)
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
     problems: list[Problem] = []
@@ -68,6 +69,16 @@ def _require_meaning(request: Request) -> None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a folder", mend="Give --to diffusers, or leave it out."
                 )
+
+
+def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
+    """The model with metadata that is true of a single file; a component alone says nothing."""
+    if request.whole.only is not None:
+        return adapter.with_metadata({})
+    fields = dict(adapter.metadata)
+    if (predicts := stated(opened.package.documents)) is not None:
+        fields["modelspec.prediction_type"] = predicts
+    return retitled(adapter.with_metadata(fields), request.source.stem)
 
 
 def _is_leftover(held: Key) -> bool:

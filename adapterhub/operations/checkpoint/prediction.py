@@ -7,8 +7,9 @@ Source: ComfyUI `comfy/supported_models.py` (`SD20.model_type`: the spread of on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from adapterhub.adapter import Adapter, Key, Role
 from adapterhub.documents import Problem
@@ -41,6 +42,13 @@ def variants(adapter: Adapter, source: Path) -> tuple[list[str], list[Problem]]:
                       f"nothing says what SD 2 predicts here; {guess} by the spread of one bias ({spread:.3f}), as ComfyUI guesses",
                       "Where pictures come out as noise, edit prediction_type in scheduler/scheduler_config.json.")  # fmt: skip
     return found + [VELOCITY] * (guess == VELOCITY), [problem]
+
+
+def stated(documents: Mapping[str, Any]) -> str | None:
+    """What the scheduler of a folder says, as ModelSpec puts it."""
+    config = documents.get("scheduler/scheduler_config.json")
+    said = config.get("prediction_type") if isinstance(config, dict) else None
+    return {"v_prediction": "v", "epsilon": "epsilon"}.get(said) if isinstance(said, str) else None
 
 
 def _told(adapter: Adapter, source: Path) -> bool | None:
