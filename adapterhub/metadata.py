@@ -41,6 +41,8 @@ def renewed(metadata: Mapping[str, str], model: Architecture, title: str, kind: 
     fields.setdefault("modelspec.sai_model_spec", SPEC)
     fields.setdefault("modelspec.implementation", model.told.implementation)
     fields.setdefault("modelspec.title", title)
+    if kind is Kind.CHECKPOINT:  # a hash in front of what it covers would take gigabytes to be hashed twice
+        return {name: text for name, text in fields.items() if name not in HASHED}
     if kind is not Kind.LORA:
         return {**fields, _SPEC_HASH: _HASHES[_SPEC_HASH]}
     if claimed({name: text for name, text in fields.items() if name in _KOHYA}) != model.name:

@@ -16,7 +16,6 @@ from adapterhub.operations.compare import DIFFERENT, SAME, Gap, counterparts, ga
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.work import Made
 
-
 _KNOWN = frozenset({"missing-weights"})
 """What was wrong with the source too."""
 

@@ -107,18 +107,18 @@ def moving(folder: Path) -> Iterator[Row]:
         out = cost(*adapterhub("convert", source, "--to", "diffusers", "-o", str(target)))
         Path(source).unlink()
         into = cost(*adapterhub("convert", str(target), "--to", "single-file", "-o", str(back)))
-        what = f"whole {architecture}"
-        yield Row(f"{what}, one file to a folder: wall / cp", out.wall / min(copied), 1.5, "×")
-        yield Row(f"{what}, a folder to one file: wall / cp", into.wall / min(copied), 1.5, "×")
-        yield Row(f"{what}, the more memory of both", max(out.peak, into.peak), 150, "MB")
-        print(
-            f"  cp {min(copied):.2f} s · to a folder {out.wall:.2f} s ({out.cpu:.2f} CPU-s) · back {into.wall:.2f} s ({into.cpu:.2f} CPU-s)"
-        )
+        print(f"  {architecture}: cp {min(copied):.2f} s · to a folder {out.wall:.2f} s ({out.cpu:.2f} CPU-s) · "
+              f"back {into.wall:.2f} s ({into.cpu:.2f} CPU-s)")  # fmt: skip
+        peak = max(out.peak, into.peak)
         if peer:
             theirs = cost(sys.executable, "-c", _SINGLE_FILE, str(back), str(target), str(folder / "theirs"))
             yield Row("diffusers from_single_file + save / convert, SD 1", theirs.wall / out.wall, 5, "×", True)
-            yield Row("its memory / ours", theirs.peak / max(out.peak, into.peak), 10, "×", True)
+            yield Row("its memory / ours", theirs.peak / peak, 10, "×", True)
             print(f"  diffusers {theirs.wall:.2f} s, {theirs.peak:.0f} MB")
+        else:
+            yield Row("whole SDXL, one file to a folder: wall / cp", out.wall / min(copied), 1.5, "×")
+            yield Row("whole SDXL, a folder to one file: wall / cp", into.wall / min(copied), 1.5, "×")
+            yield Row("whole SDXL, the more memory of both", peak, 150, "MB")
         for path in (target, folder / "theirs"):
             shutil.rmtree(path, ignore_errors=True)
         back.unlink()
