@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from adapterhub.adapter import Adapter, Kind, Role, Roles
+from adapterhub.adapter import Adapter, Key, Kind, Role, Roles
 from adapterhub.algorithms import algorithm_of, scale_of, total_scale
+from adapterhub.files.source import Range
 from adapterhub.tensors import FLOATS, LazyTensor, item, values
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ _ALPHA_CONSTRAINS = ("oft", "boft")
 _IN_SCALE = frozenset({Role.ALPHA, Role.SCALE, Role.SCALAR})
 
 
-def fingerprint(adapter: Adapter) -> str:
-    """64 hex digits over the values of every module.
+def fingerprint(adapter: Adapter, seen: Weights | None = None) -> str:
+    """64 hex digits over the values of every module. What was `seen` of a whole model is not read again.
 
     Covered: component, module path, algorithm and the exact values of its tensors, alpha / rank included. A power of two
     may sit in any factor, in alpha or be folded: each product counts once, as mantissas and one exponent, and one that is
@@ -43,7 +44,7 @@ def fingerprint(adapter: Adapter) -> str:
     import numpy as np
 
     if adapter.kind is Kind.CHECKPOINT:
-        return _of_weights(adapter)
+        return _of_weights(adapter, seen or Weights(adapter))
     digest = hashlib.sha256(VERSION)
     digest.update(structure(adapter))
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
@@ -54,19 +55,48 @@ def fingerprint(adapter: Adapter) -> str:
     return digest.hexdigest()
 
 
-def _of_weights(adapter: Adapter) -> str:
-    """A digest of the digests of all weights, each read once."""
-    import blake3
+class Weights:
+    """BLAKE3 of the weights of a whole model, taken while somebody else reads its file from the beginning to the end."""
 
-    digest = hashlib.sha256(VERSION)
-    for key, tensor in sorted(adapter.tensors.items()):
-        if key.role is Role.ASIDE:
-            continue
-        content = blake3.blake3()
+    def __init__(self, adapter: Adapter) -> None:
+        from blake3 import blake3
+
+        runs = [(tensor.chunks.start, tensor.chunks.start + tensor.chunks.length, key)
+                for key, tensor in adapter.tensors.items()
+                if isinstance(tensor.chunks, Range) and tensor.chunks.length == tensor.nbytes > 0]  # fmt: skip
+        self._runs = sorted(runs)
+        self._next = 0
+        self._digests = {key: blake3() for _, _, key in runs}
+
+    def see(self, at: int, piece: memoryview) -> None:
+        """Takes what lies in the bytes from `at`."""
+        for start, end, key in self._runs[self._next :]:
+            if start >= at + len(piece):
+                return
+            self._digests[key].update(piece[max(0, start - at) : end - at])
+            if end > at + len(piece):
+                return
+            self._next += 1
+
+    def digest(self, key: Key, tensor: LazyTensor) -> bytes:
+        """The digest of one weight, which is read if it was not seen whole."""
+        from blake3 import blake3
+
+        if key in self._digests and self._next == len(self._runs):
+            return self._digests[key].digest()
+        content = blake3()
         for chunk in tensor.chunks():
             content.update(chunk)
-        named = "\0".join((*key, tensor.dtype, *map(str, tensor.shape)))
-        digest.update(f"\n{named}\0".encode() + content.digest())
+        return content.digest()
+
+
+def _of_weights(adapter: Adapter, seen: Weights) -> str:
+    """A digest of the digests of all weights."""
+    digest = hashlib.sha256(VERSION)
+    for key, tensor in sorted(adapter.tensors.items()):
+        if key.role is not Role.ASIDE:
+            named = "\0".join((*key, tensor.dtype, *map(str, tensor.shape)))
+            digest.update(f"\n{named}\0".encode() + seen.digest(key, tensor))
     return digest.hexdigest()
 
 

@@ -47,8 +47,16 @@ def data_sha256(path: Path, *, limits: Limits = LIMITS) -> str:
         source.close()
 
 
-def every_digest(path: Path, *, limits: Limits = LIMITS) -> dict[str, str | None]:
-    """Every digest of a file that people quote, by its name in `documents.Hashes`, from one reading of the bytes.
+class Onlooker(Protocol):
+    """Who is shown the bytes of a file, piece by piece in their order."""
+
+    def see(self, at: int, piece: memoryview) -> None:
+        """Takes `piece`, which begins at byte `at`."""
+
+
+def every_digest(path: Path, *, limits: Limits = LIMITS, also: Collection[Onlooker] = ()) -> dict[str, str | None]:
+    """Every digest of a file that people quote, by its name in `documents.Hashes`, from one reading of the bytes, which
+    `also` are shown.
 
     None for what only a safetensors file has, and for an `sshs_legacy_hash` that cannot be told. A file that ends before
     the bytes that AutoV1 and `sshs_legacy_hash` cover has the hash of nothing there, e3b0c442, as in every tool.
@@ -56,7 +64,7 @@ def every_digest(path: Path, *, limits: Limits = LIMITS) -> dict[str, str | None
     source = Source(path)
     try:
         spans = _spans(path, source.size, limits)
-        _show(source, spans.values())
+        _show(source, (*spans.values(), *also))
         source.ensure_unchanged()
     finally:
         source.close()
@@ -122,8 +130,8 @@ def _spans(path: Path, size: int, limits: Limits) -> dict[str, _Span]:
     return spans
 
 
-def _show(source: Source, spans: Collection[_Span]) -> None:
-    """Shows every span every piece of the file; each has a thread, for hashing goes on beside Python."""
+def _show(source: Source, spans: Collection[Onlooker]) -> None:
+    """Shows everyone every piece of the file; each has a thread, for hashing goes on beside Python."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(spans)) as beside:

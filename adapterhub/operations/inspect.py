@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Key
+from adapterhub.adapter import Key, Kind
 from adapterhub.documents import Container, Hashes, Inspection, ListedTensor
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
@@ -35,7 +35,7 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
             fields |= told
             problems += odd
         if hash:
-            fields |= {"hashes": hashes(package), "fingerprint": _fingerprint(reading)}
+            fields |= _hashed(package, reading)
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
@@ -77,15 +77,13 @@ def _listing(package: Package, reading: Reading | None) -> list[ListedTensor]:
     return listed
 
 
-def _fingerprint(reading: Reading | None) -> str | None:
-    from adapterhub.fingerprint import fingerprint
+def _hashed(package: Package, reading: Reading | None) -> dict[str, Any]:
+    """The fingerprint, and every digest of contract.md of a single file; the bytes of a whole model are read once for both."""
+    from adapterhub.fingerprint import Weights, fingerprint
 
-    return fingerprint(reading.adapter) if reading is not None else None
-
-
-def hashes(package: Package) -> Hashes | None:
-    """Every digest of contract.md of a single file, in one pass; None for several."""
-    if len(package.paths) != 1:
-        return None
-    (path,) = package.paths.values()
-    return Hashes(**files.every_digest(path))
+    seen = Weights(reading.adapter) if reading is not None and reading.kind is Kind.CHECKPOINT else None
+    hashes = None
+    if len(package.paths) == 1:
+        (path,) = package.paths.values()
+        hashes = Hashes(**files.every_digest(path, also=() if seen is None else (seen,)))
+    return {"hashes": hashes, "fingerprint": None if reading is None else fingerprint(reading.adapter, seen)}

@@ -18,7 +18,7 @@ from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
 from adapterhub.layouts.checkpoint.places import Placed, key, rows, spelled
-from adapterhub.layouts.checkpoint.scoring import Judged, best, variant
+from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.layouts.checkpoint.single_file import reading
 from adapterhub.tensors import LazyTensor
 
@@ -48,11 +48,7 @@ class Diffusers:
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
         judged = _judged(package)
-        if judged is None:
-            return None
-        parts = dict.fromkeys(held.component for held in judged.placed.tensors)
-        evidence = (f"weights of {', '.join(parts)}", f"{judged.score.shapes} of {judged.score.named} have its shapes")
-        return Recognised(self, judged.architecture, judged.also, evidence, variant(judged.placed.tensors))
+        return None if judged is None else recognised(self, judged)
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
@@ -102,16 +98,21 @@ def _claimed_again(judged: Judged) -> Iterator[str]:
 
 
 def _judged(package: Package) -> Judged | None:
-    parts = {name.partition("/")[0]: (name, file) for name, file in package.files.items() if "/" in name}
+    parts = components(package)
     if parts:
-        return best(partial(_folder, package, parts)) if parts.keys() <= FILES.keys() else None
+        return best(partial(as_folder, package, parts)) if parts.keys() <= FILES.keys() else None
     if len(package.files) != 1 or not any(anchor in package.only.tensors for anchor in _ANCHORS):
         return None
-    found = [judged for part in FILES if (judged := best(partial(_folder, package, {part: ("", package.only)})))]
+    found = [judged for part in FILES if (judged := best(partial(as_folder, package, {part: ("", package.only)})))]
     return max(found, key=lambda judged: judged.score, default=None)
 
 
-def _folder(package: Package, parts: Mapping[str, tuple[str, File]], architecture: str) -> Placed:
+def components(package: Package) -> dict[str, tuple[str, File]]:
+    """(name, file) of each component that lies in a folder of its own."""
+    return {name.partition("/")[0]: (name, file) for name, file in package.files.items() if "/" in name}
+
+
+def as_folder(package: Package, parts: Mapping[str, tuple[str, File]], architecture: str) -> Placed:
     """The tensors of every component that `architecture` has; those of the file of ours are aside. The rest are those of
     other components, and what is the same weight as another.
     """

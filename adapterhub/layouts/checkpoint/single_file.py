@@ -14,9 +14,9 @@ import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.files import SAFETENSORS, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
-from adapterhub.layouts.checkpoint.aside import ASIDE, aside, extra_of
+from adapterhub.layouts.checkpoint.aside import ASIDE, aside
 from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart
-from adapterhub.layouts.checkpoint.scoring import Judged, best, variant
+from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.tensors import LazyTensor
 
 _ANCHORS = {
@@ -49,11 +49,7 @@ class SingleFile:
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
         judged = _judged(package)
-        if judged is None:
-            return None
-        parts = dict.fromkeys(held.component for held in judged.placed.tensors)
-        evidence = (f"weights of {', '.join(parts)}", f"{judged.score.shapes} of {judged.score.named} have its shapes")
-        return Recognised(self, judged.architecture, judged.also, evidence, variant(judged.placed.tensors))
+        return None if judged is None else recognised(self, judged)
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
@@ -100,11 +96,11 @@ def _judged(package: Package) -> Judged | None:
     prefixes = {part.prefix: component for name in architectures.NAMES
                 for component, part in architectures.get(name).parts.items()}  # fmt: skip
     if any(prefix + anchor in tensors for prefix, component in prefixes.items() for anchor in _anchors(component)):
-        return best(partial(_whole, tensors))
+        return best(partial(as_whole, tensors))
     return _alone(tensors)
 
 
-def _whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
+def as_whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     """`tensors` as a whole model, under the names that they have in the file."""
     names = {_usual(name, tensors, architecture): name for name in tensors}
     placed = take_apart({usual: tensors[name] for usual, name in names.items()}, architecture)
@@ -144,8 +140,3 @@ def _of(tensors: Mapping[str, LazyTensor], component: str, architecture: str) ->
     placed = take_apart({part.prefix + name: tensor for name, tensor in tensors.items()}, architecture)
     bare = {key: place.removeprefix(part.prefix) for key, place in placed.places.items()}
     return Placed(placed.tensors, bare, [name.removeprefix(part.prefix) for name in placed.rest])
-
-
-def is_neutral(key: Key) -> bool:
-    """Whether no image depends on a tensor that is kept aside."""
-    return key.component == ASIDE and extra_of(key.module).neutral
