@@ -17,6 +17,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_XET := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 .PHONY: demo test check fuzz bench schemas fixtures
 .DELETE_ON_ERROR:

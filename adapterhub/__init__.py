@@ -17,9 +17,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
+    from adapterhub.files.progress import watched
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.inspect import inspect
+    from adapterhub.operations.lora.combine import combine
+    from adapterhub.operations.lora.extract import extract
+    from adapterhub.operations.lora.resize import resize
+    from adapterhub.operations.merge.merge import merge
+    from adapterhub.operations.merge.unmerge import unmerge
+    from adapterhub.operations.plot import plot
+    from adapterhub.operations.scale import scale
     from adapterhub.operations.validate import validate
 
     def layouts() -> list[LayoutInfo]: ...
@@ -27,14 +35,38 @@ if TYPE_CHECKING:
 
 
 __version__ = "0.1.0"
-__all__ = ["AdapterhubError", "architectures", "convert", "diff", "inspect", "layouts", "validate"]
+__all__ = [
+    "AdapterhubError",
+    "architectures",
+    "combine",
+    "convert",
+    "diff",
+    "extract",
+    "inspect",
+    "layouts",
+    "merge",
+    "plot",
+    "resize",
+    "scale",
+    "unmerge",
+    "validate",
+    "watched",
+]
 
 _HOMES = {
     "AdapterhubError": "adapterhub.errors",
     "convert": "adapterhub.operations.convert",
     "diff": "adapterhub.operations.diff",
+    "combine": "adapterhub.operations.lora.combine",
+    "extract": "adapterhub.operations.lora.extract",
     "inspect": "adapterhub.operations.inspect",
+    "plot": "adapterhub.operations.plot",
+    "resize": "adapterhub.operations.lora.resize",
+    "scale": "adapterhub.operations.scale",
+    "merge": "adapterhub.operations.merge.merge",
+    "unmerge": "adapterhub.operations.merge.unmerge",
     "validate": "adapterhub.operations.validate",
+    "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts"}
 

@@ -17,6 +17,13 @@ COMMANDS = {
     "validate": "Say what is wrong with files and how to mend it.",
     "convert": "Rewrite an adapter in another tool's layout, and prove that it does the same.",
     "diff": "Compare what two adapters do, module by module, whatever their layouts.",
+    "scale": "Write an adapter at another strength.",
+    "combine": "Write several LoRAs, each times its weight, as one: exactly, or at a rank.",
+    "resize": "Write a LoRA with lower ranks, and say what that costs.",
+    "plot": "Draw how strong an adapter is in every block and kind of module.",
+    "extract": "Write what a fine-tuned model changed in its base as a LoRA.",
+    "merge": "Add adapters to a whole model, streamed, each number rounded once.",
+    "unmerge": "Take adapters out of a model again, bit for bit with an undo file.",
     "embedding": "Merge, scale and trim embeddings, and say which tokens they are like.",
     "hypernetwork": "Scale a hypernetwork, or merge several.",
     "layouts": "List the layouts that are read and written.",
@@ -38,6 +45,13 @@ class Commands(click.Group):
         command = cast(click.Command, import_module(f"adapterhub.cli.{cmd_name}").command)
         command.help = COMMANDS[cmd_name]
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Calls the command; what it writes is shown on the way."""
+        from adapterhub.cli import progress
+
+        with progress.line(ctx.args):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, debug, paths
+from adapterhub.cli.options import as_json, base, debug, paths
 from adapterhub.cli.paths import each
-from adapterhub.cli.terminal import columns, counts, problems
+from adapterhub.cli.terminal import columns, counts, escape, number, problems
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection
+    from adapterhub.documents.inspection import Audit
+
+SHOWN = 10
+"""How many modules of a spectrum are shown to people, those that stand out most first; --json has them all."""
+
+_HEADS = ("  module", "rank", "effective", "for 99 %", "‖ΔW‖", "largest", "‖ΔW‖/‖W‖", "× median")
 
 
 @click.command("inspect")
@@ -21,9 +27,18 @@ if TYPE_CHECKING:
 @as_json
 @click.option("--hash", "hashed", is_flag=True, help="Read the whole file: digests and fingerprint.")
 @click.option("--tensors", is_flag=True, help="List every tensor and what it was taken for.")
+@click.option("--spectrum", is_flag=True, help="Of a LoRA: measure what it does to each weight.")
+@base
 @debug
-def command(paths: tuple[Path, ...], as_json: bool, hashed: bool, tensors: bool) -> int:
-    return each(paths, lambda path: adapterhub.inspect(path, hash=hashed, tensors=tensors), describe, as_json=as_json)
+def command(
+    paths: tuple[Path, ...], as_json: bool, hashed: bool, tensors: bool, spectrum: bool, base: Path | None
+) -> int:
+    return each(
+        paths,
+        lambda path: adapterhub.inspect(path, hash=hashed, tensors=tensors, spectrum=spectrum, base=base),
+        describe,
+        as_json=as_json,
+    )
 
 
 def describe(found: Inspection) -> list[str]:
@@ -46,7 +61,12 @@ def describe(found: Inspection) -> list[str]:
         ("fingerprint", found.fingerprint or ""),
         *_hashes(found),
     ]
-    return columns([row for row in rows if row[1]]) + _listing(found) + problems(found.problems)
+    return (
+        columns([row for row in rows if row[1]])
+        + _spectrum(found.spectrum)
+        + _listing(found)
+        + problems(found.problems)
+    )
 
 
 def _values(modules: dict[str, int]) -> str:
@@ -56,6 +76,28 @@ def _values(modules: dict[str, int]) -> str:
 
 def _hashes(found: Inspection) -> list[tuple[str, str]]:
     return [(name, digest) for name, digest in found.hashes or () if digest]
+
+
+def _spectrum(audit: Audit | None) -> list[str]:
+    """Where the change lies, the modules that stand out most, and what is wrong with some."""
+    if audit is None:
+        return []
+    shares = [f"{part.name} {100 * part.share:.1f} %" for part in audit.blocks]
+    worst = sorted(audit.modules, key=lambda one: one.excess or 0.0, reverse=True)[:SHOWN]
+    rows: list[tuple[str, ...]] = []
+    for one in worst:
+        values = (one.norm, one.largest, one.relative, one.excess)
+        cells = ("" if value is None else number(value) for value in values)
+        rows.append((f"  {one.component}.{one.module}", str(one.rank or ""), f"{one.effective_rank:.1f}",
+                     str(one.rank_99), *cells))  # fmt: skip
+    return [
+        *([f"energy by block: {escape(', '.join(shares))}", *columns([_HEADS, *rows])] if rows else []),
+        f"{len(audit.over_scaled)} over-scaled, {len(audit.dead)} dead of {len(audit.modules)} ({audit.rule})",
+        *(f"  dead: {escape(name)}" for name in audit.dead[:SHOWN]),
+        *(f"  not measured: {escape(one.component)}.{escape(one.module)}: {escape(one.reason)}"
+          for one in audit.unmeasured[:SHOWN]),
+        *([f"  ... and {len(audit.unmeasured) - SHOWN} more not measured"] if len(audit.unmeasured) > SHOWN else []),
+    ]  # fmt: skip
 
 
 def _listing(found: Inspection) -> list[str]:

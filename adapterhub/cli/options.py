@@ -29,6 +29,15 @@ def weighted_path(text: str) -> tuple[Path, float]:
     return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)
 
 
+def strong_path(text: str) -> tuple[Path, float] | tuple[Path, float, float]:
+    """PATH, PATH:UNET or PATH:UNET:TE: numbers from the right, as `weighted_path` reads one."""
+    path, last = weighted_path(text)
+    inner, first = weighted_path(str(path))
+    if str(inner) == str(path):
+        return path, last
+    return inner, first, last
+
+
 _SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 

@@ -18,15 +18,29 @@ from adapterhub.documents.comparison import (
     Spectrum,
     TokenTable,
 )
-from adapterhub.documents.conversion import Command, Conversion, LedgerEntry, Source, Target
+from adapterhub.documents.conversion import Approximation, Command, Conversion, LedgerEntry, Source, Target
 from adapterhub.documents.hypernetwork import HypernetworkStructure
-from adapterhub.documents.inspection import Hashes, Inspection, ListedTensor, Part, Token, Validation
+from adapterhub.documents.inspection import (
+    Audit,
+    EnergyShare,
+    Hashes,
+    HeatMap,
+    Inspection,
+    ListedTensor,
+    ModuleSpectrum,
+    Part,
+    Token,
+    Unmeasured,
+    Validation,
+)
 from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
 
 __all__ = [
     "DOCUMENTS",
     "Action",
+    "Approximation",
     "ArchitectureInfo",
+    "Audit",
     "BlockDifference",
     "Command",
     "ComponentDifference",
@@ -35,16 +49,19 @@ __all__ = [
     "Descent",
     "Difference",
     "Document",
+    "EnergyShare",
     "Exactness",
     "Failure",
     "Fault",
     "Hashes",
+    "HeatMap",
     "HypernetworkStructure",
     "Inspection",
     "LayoutInfo",
     "LedgerEntry",
     "ListedTensor",
     "ModuleDifference",
+    "ModuleSpectrum",
     "NearToken",
     "NearVector",
     "Nearest",
@@ -56,6 +73,7 @@ __all__ = [
     "Target",
     "Token",
     "TokenTable",
+    "Unmeasured",
     "Validation",
     "schema",
 ]
@@ -67,6 +85,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "hypernetwork": HypernetworkStructure,
     "difference": Difference,
     "nearest": Nearest,
+    "heatmap": HeatMap,
     "layout": LayoutInfo,
     "architecture": ArchitectureInfo,
     "failure": Failure,

@@ -7,7 +7,8 @@ from pydantic import Field
 from adapterhub.documents.base import Action, Document, Exactness, PathText, Problem
 
 Command = Literal[
-    "convert", "embedding merge", "embedding scale", "embedding trim", "hypernetwork merge", "hypernetwork scale"
+    "convert", "merge", "unmerge", "scale", "combine", "resize", "extract",
+    "embedding merge", "embedding scale", "embedding trim", "hypernetwork merge", "hypernetwork scale",
 ]  # fmt: skip
 
 
@@ -38,6 +39,17 @@ class LedgerEntry(Document):
     reason: str | None = Field(default=None, description="why; always given for a drop")
 
 
+class Approximation(Document):
+    """A module whose change was approximated by one of a lower rank."""
+
+    module: str = Field(description="component and canonical path")
+    rank: int = Field(description="the rank that it has now")
+    error: float = Field(
+        description="‖ΔW_out - ΔW_in‖ / ‖ΔW_in‖ (Frobenius), measured on the written file; foretold where none was written"
+    )
+    captured: float = Field(description="the share of ‖ΔW_in‖² that is kept: 1 - error²")
+
+
 class Conversion(Document):
     """What a command did that wrote a file, tensor by tensor, and its proof: `adapterhub convert` and the like."""
 
@@ -54,9 +66,22 @@ class Conversion(Document):
                     "Of hypernetworks made of others: the largest difference in what they add to random contexts, over the "
                     "largest that one of the sources adds",
     )  # fmt: skip
+    relative_error: float | None = Field(
+        default=None,
+        description="‖ΔW_out - ΔW_in‖ / ‖ΔW_in‖ (Frobenius) over all modules together; null where nothing was approximated",
+    )
+    approximations: list[Approximation] = Field(
+        default_factory=list,
+        description="the modules that have a lower rank than their change, each with what that costs",
+    )
     modules: int = Field(description="how many modules (tokens, nets) were compared, or would be")
     entries: list[LedgerEntry] = Field(description="the ledger; of several sources each key stands behind its file")
     summary: dict[Action, int] = Field(description="source tensors by action")
     problems: list[Problem] = Field(default_factory=list, description="what was odd about the source, or was mended")
+    size: int | None = Field(default=None, description="of a merged model: its bytes, written or to be written")
+    undo: Source | None = Field(
+        default=None,
+        description="of a merged model: the file that restores its base; after a restoration the one that was read",
+    )
     dry_run: bool = Field(default=False, description="whether nothing was written because that was asked for")
     seconds: float = Field(description="wall time")

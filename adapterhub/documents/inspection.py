@@ -1,6 +1,6 @@
 """What a file is, and whether it is sound."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,69 @@ class ListedTensor(Document):
     role: str | None = Field(default=None, description="what it does for its module; null if not recognised")
 
 
+class ModuleSpectrum(Document):
+    """How strong the change of one module is at strength 1, and over how many directions it spreads."""
+
+    component: str = Field(description="the part of the model")
+    module: str = Field(description="the canonical path inside the component")
+    algorithm: str = Field(description="how the change is stored")
+    rank: int | None = Field(description="the rank that is stored; null where there is none")
+    effective_rank: float = Field(description="exp of the entropy of the singular values' shares of their sum")
+    rank_99: int = Field(description="how many singular values hold 99 % of ‖ΔW‖²")
+    norm: float = Field(description="‖ΔW‖ (Frobenius)")
+    largest: float = Field(description="the largest singular value of ΔW")
+    relative: float | None = Field(description="‖ΔW‖ / ‖W‖; null without a base")
+    excess: float | None = Field(
+        default=None, description="how many times the median that its strength is compared with; null where that is 0"
+    )
+    dead: bool = Field(default=False, description="whether it changes nothing at all")
+
+
+class EnergyShare(Document):
+    """How much of an adapter's change lies in one part of the model."""
+
+    name: str = Field(description="a component, or a block of one")
+    modules: int = Field(description="how many modules it has")
+    norm: float = Field(description="‖ΔW‖ (Frobenius) of all of them together")
+    share: float = Field(description="its share of the ‖ΔW‖² of the whole adapter")
+
+
+class Unmeasured(Document):
+    """A module whose change could not be measured."""
+
+    component: str = Field(description="the part of the model")
+    module: str = Field(description="the canonical path inside the component")
+    reason: str = Field(description="why")
+
+
+class Audit(Document):
+    """What a LoRA does to each weight: `adapterhub inspect --spectrum`."""
+
+    rule: str = Field(description="which modules count as over-scaled")
+    modules: list[ModuleSpectrum] = Field(description="every module that was measured")
+    components: list[EnergyShare] = Field(description="where the change lies, by component")
+    blocks: list[EnergyShare] = Field(description="where the change lies, by block")
+    over_scaled: list[str] = Field(description="component.module of those that are far stronger than others")
+    dead: list[str] = Field(description="component.module of those that change nothing at all")
+    unmeasured: list[Unmeasured] = Field(description="what could not be measured, and why")
+
+
+class HeatMap(Document):
+    """What a heat map shows: `adapterhub plot`."""
+
+    path: PathText = Field(description="the file or folder, as it was given")
+    target: PathText = Field(description="the picture that was written")
+    measure: Literal["relative", "rms"] = Field(
+        description="relative: ‖ΔW‖ / ‖W‖; rms: ‖ΔW‖ / √elements, where no base was given"
+    )
+    rows: list[str] = Field(description="the blocks of the model, in its order")
+    columns: list[str] = Field(description="the kinds of modules")
+    values: list[list[float | None]] = Field(
+        description="a row of numbers for each block; null where it has no such module"
+    )
+    unmeasured: list[Unmeasured] = Field(default_factory=list, description="what could not be measured, and why")
+
+
 class Inspection(Document):
     """What a file is: `adapterhub inspect`."""
 
@@ -88,6 +151,9 @@ class Inspection(Document):
     extras: dict[str, int] = Field(
         default_factory=dict,
         description="tensors of a whole model beside its weights, by class: ema, schedule, foreign …",
+    )
+    spectrum: Audit | None = Field(
+        default=None, description="what a LoRA does to each weight, where that was asked for"
     )
     listing: list[ListedTensor] | None = Field(default=None, description="every tensor, where they were asked for")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,10 @@ class File:
     `tree` is everything that a pickle or a picture holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and
     LazyTensors, and a `pickles.values.Record` for each object of another class. `container` is how the file is stored, or
     is to be written; a picture is written onto `cover`, or onto a plain card.
+
+    Of a safetensors file that is to be written: tensors stand `in_given_order` or in the format's own; `late` gives metadata
+    that is known only when all tensors are written, as long as what `metadata` has in its place; `head` is the length and
+    the header as they are to be, in place of those made of the rest.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -44,6 +48,9 @@ class File:
     tree: Any = None
     container: str = SAFETENSORS
     cover: Path | None = None
+    in_given_order: bool = False
+    late: Callable[[], Mapping[str, str]] | None = None
+    head: bytes | None = None
 
 
 @dataclass

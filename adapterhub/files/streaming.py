@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from threading import Condition, Thread
 from types import TracebackType
 
+from adapterhub.files.progress import tell
 from adapterhub.files.safetensors import shown
 from adapterhub.files.source import PIECE, Range
 from adapterhub.tensors import Buffer, LazyTensor
@@ -85,6 +86,7 @@ class Stream:
         self._gathered: list[bytes] = []
         self._size = 0
         self._written = self._begun = written
+        tell(written)
 
     def put(self, chunk: Buffer) -> None:
         """Writes `chunk`, now or later. It may be changed afterwards."""
@@ -124,6 +126,7 @@ class Stream:
 
     def _advance(self, count: int) -> None:
         self._written += count
+        tell(count)
         if self._follower:
             self._follower.reach(self._written)
         self._begin_writeback()
@@ -163,7 +166,10 @@ def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece."""
+    """Takes the space at once: a full disk is known before anything is written, and the file lies in one piece. Whoever
+    watches is told that so much will be written.
+    """
+    tell(expected=size)
     if not hasattr(os, "posix_fallocate"):
         return
     try:

@@ -1,4 +1,4 @@
-"""`inspect`: what a file is, from its header; alphas, a few bytes each, are the only values that it reads."""
+"""`inspect`: what a file is, from its header; alphas, a few bytes each, are the only values that it reads unasked."""
 
 from __future__ import annotations
 
@@ -11,20 +11,33 @@ import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
 from adapterhub.documents import Container, Hashes, Inspection, ListedTensor
+from adapterhub.documents.inspection import Audit
+from adapterhub.errors import UsageError
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations import work
+from adapterhub.operations.base import base_of
 from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import decoded, warnings_of
 
 
-def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> Inspection:  # noqa: A002 (--hash)
+def inspect(
+    path: Path | str,
+    *,
+    hash: bool = False,  # noqa: A002 (--hash)
+    tensors: bool = False,
+    spectrum: bool = False,
+    base: Path | str | None = None,
+) -> Inspection:
     """What the file or folder at `path` is: kind, layout, architecture, algorithms, ranks, metadata, problems.
 
     `hash` adds the fingerprint and every digest that people quote, which reads the whole file; `tensors` lists all keys.
+    `spectrum` measures what a LoRA does to each weight, in relation to the weights of `base` if that is given.
     A well-formed file that is no adapter is kind `unknown`; a malformed one raises MalformedFile.
     """
+    if base is not None and not spectrum:
+        raise UsageError("a base is only compared with where a spectrum is asked for", mend="Add --spectrum.")
     with files.read(Path(path)) as package:
         identity = layouts.identify(package)
         reading, broken = decoded(package, identity)
@@ -36,6 +49,8 @@ def inspect(path: Path | str, *, hash: bool = False, tensors: bool = False) -> I
             problems += odd
         if hash:
             fields |= _hashed(package, reading)
+        if spectrum and reading is not None and reading.kind is Kind.LORA:
+            fields["spectrum"] = _spectrum(reading, base)
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
@@ -75,6 +90,13 @@ def _listing(package: Package, reading: Reading | None) -> list[ListedTensor]:
             told = {"component": key.component, "module": key.module, "role": str(key.role)} if key else {}
             listed.append(ListedTensor(name=place, dtype=tensor.dtype, shape=list(tensor.shape), **told))
     return listed
+
+
+def _spectrum(reading: Reading, base: Path | str | None) -> Audit:
+    from adapterhub.operations.lora.spectrum import audit
+
+    with base_of(None if base is None else Path(base), reading.adapter.architecture) as weights:
+        return audit(reading.adapter, weights)
 
 
 def _hashed(package: Package, reading: Reading | None) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.cost import Row, adapterhub, cost, typical
+from tests.benchmarks.factors import extracting, resizing
+from tests.benchmarks.merging import merging
 
 _ROOM = 15 << 30
 """Bytes for a whole SDXL and what it becomes."""
@@ -128,7 +130,7 @@ def main() -> int:
     """Print a line a figure; status 1 if one breaks its limit."""
     broken = 0
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-", dir=_fast()) as name:
-        for measure in (start_up, pickled, inspecting, converting, moving):
+        for measure in (start_up, pickled, inspecting, converting, moving, merging, resizing, extracting):
             for row in measure(Path(name)):
                 broken += not row.kept
                 print(row, flush=True)

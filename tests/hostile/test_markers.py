@@ -19,15 +19,23 @@ from tests.hostile.payloads import CONTAINERS, HIDDEN, PICKLES
 
 EVIL, STYLE, WORD, OUT, PICTURE, TOKENS = "EVIL", "STYLE", "WORD", "OUT", "PICTURE", "TOKENS"
 CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "inspect": ((EVIL,), (EVIL, "--hash", "--tensors"), (EVIL, "--json"), (STYLE, EVIL)),
+    "inspect": ((EVIL,), (EVIL, "--hash", "--tensors"), (EVIL, "--json"), (STYLE, EVIL),
+                (EVIL, "--spectrum"), (STYLE, "--spectrum", "--base", EVIL)),
     "validate": ((EVIL,), (EVIL, "--strict", "--json"), (STYLE, "--base", EVIL)),
     "convert": (
         (EVIL, "--to", "kohya", "-o", OUT), (EVIL, "--to", "diffusers", "-o", OUT, "--no-check", "--dtype", "fp16"),
         (EVIL, "--to", "a1111-image", "--image", PICTURE, "-o", OUT), (EVIL, "--to", "a1111", "-o", OUT, "--dry-run"),
         (EVIL, "--for", "comfyui", "-o", OUT, "--allow-loss", "--architecture", "sd1"),
-        (EVIL, "--extract-embeddings", "-o", OUT), (STYLE, "--to", "diffusers", "-o", OUT, "--base", EVIL),
+        (EVIL, "--extract-embeddings", "-o", OUT), (EVIL, "--prune", "--verify", "-o", OUT), (STYLE, "--to", "diffusers", "-o", OUT, "--base", EVIL),
         (STYLE, "--to", "diffusers", "--as", "full", "-o", OUT, "--base", EVIL),
     ),
+    "scale": ((EVIL, "2", "-o", OUT),),
+    "combine": ((EVIL, STYLE, "-o", OUT), (STYLE, f"{EVIL}:0.5", "-o", OUT, "--rank", "2")),
+    "resize": ((EVIL, "--rank", "2", "-o", OUT),),
+    "extract": ((EVIL, EVIL, "--rank", "2", "-o", OUT),),
+    "merge": ((EVIL, STYLE, "-o", OUT), (EVIL, EVIL, "-o", OUT, "--dry-run")),
+    "unmerge": ((EVIL, STYLE, "-o", OUT),),
+    "plot": ((EVIL, "-o", f"{OUT}.png"), (STYLE, "--base", EVIL, "-o", f"{OUT}.png")),
     "diff": ((EVIL, STYLE), (STYLE, EVIL), (STYLE, STYLE, "--base", EVIL), (EVIL, EVIL, "--json")),
     "embedding merge": ((EVIL, WORD, "-o", OUT), (WORD, f"{EVIL}:0.5", "-o", OUT, "--method", "concat")),
     "embedding scale": ((EVIL, "2", "-o", OUT), (EVIL, "--to-norm", "1", "-o", OUT, "--to", "diffusers")),

@@ -9,7 +9,18 @@ import pytest
 
 from adapterhub.cli import COMMANDS
 
-HEAVY = {"accelerate", "diffusers", "huggingface_hub", "numpy", "peft", "pydantic", "rich", "torch", "transformers"}
+HEAVY = {
+    "accelerate",
+    "diffusers",
+    "huggingface_hub",
+    "matplotlib",
+    "numpy",
+    "peft",
+    "pydantic",
+    "rich",
+    "torch",
+    "transformers",
+}
 PROGRAM = """
 import json, sys
 from adapterhub.cli import run

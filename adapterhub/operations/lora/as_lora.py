@@ -98,7 +98,7 @@ def _cut(found: Delta, pair: Pair | None, tensors: Roles, weight: Tensor | None,
     if isinstance(found, Additive) and pair is not None:
         return found.truncated(rank), pair.row
     matrix = change(tensors, weight)
-    return of_matrix(matrix.flatten(1), rank), tuple(matrix.shape[1:])
+    return of_matrix(matrix.flatten(1)).cut(rank), tuple(matrix.shape[1:])
 
 
 def _shaped(up: LazyTensor, down: LazyTensor, row: Shape) -> dict[Role, LazyTensor]:

@@ -47,7 +47,7 @@ def make(opened: Source, request: Request, base: Base) -> Made:
     """The LoRA in another layout."""
     step = steps.Step(Ledger(opened.reading.places), base)
     assert opened.identity.fit is not None
-    made = into_layout(step, opened.adapter, request, without_alpha=_loses_alpha(opened.identity.fit.layout))
+    made = into_layout(step, opened.adapter, request, without_alpha=loses_alpha(opened.identity.fit.layout))
     left_out = [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     made.entries.extend(left_out)
     return made
@@ -61,7 +61,7 @@ def into_layout(step: steps.Step, source: Adapter, request: Request, *, without_
     if request.algorithm:
         adapter, error = steps.as_algorithm(step, adapter, request.algorithm, request.rank, request.dtype)
     adapter = steps.translate(step, adapter, layout)
-    note = alphas.remember(adapter, folded=layout.alpha is AlphaPlace.FOLDED) if _loses_alpha(layout) else None
+    note = alphas.remember(adapter, folded=layout.alpha is AlphaPlace.FOLDED) if loses_alpha(layout) else None
     if layout.alpha is AlphaPlace.FOLDED:
         adapter = steps.fold(step, adapter)
     elif layout.alpha is AlphaPlace.TENSOR and without_alpha:
@@ -84,7 +84,8 @@ def nothing_left(source: Path, layout: Layout) -> LossyConversion:
     return LossyConversion(f"nothing of {source} would remain in {layout.name}", [], mend="Use another layout.")
 
 
-def _loses_alpha(layout: LoraLayout) -> bool:
+def loses_alpha(layout: LoraLayout) -> bool:
+    """Whether a layout keeps alpha elsewhere than in a tensor, or nowhere."""
     return layout.alpha is not AlphaPlace.TENSOR
 
 

@@ -14,7 +14,7 @@ from adapterhub.adapter import Role, Roles
 from adapterhub.algorithms import total_scale
 from adapterhub.errors import BrokenAdapter, NeedsBase
 from adapterhub.operations.lora.deltas import truncation
-from adapterhub.operations.lora.deltas.truncation import Pair, Truncated
+from adapterhub.operations.lora.deltas.truncation import Pair, Svd, Truncated
 from adapterhub.operations.lora.deltas.values import tensor
 
 
@@ -87,17 +87,21 @@ class Additive(Stored, ABC):
 
     def truncated(self, rank: int) -> Truncated:
         """The best approximation of ΔW by `rank`."""
+        return self.svd(rank).cut(rank)
+
+    def svd(self, rank: int | None = None) -> Svd:
+        """The singular values and vectors of ΔW, from its factors where it has some; at least the `rank` largest."""
         with self.fitting():
-            return self._truncated(rank)
+            return self._svd(rank)
 
     @abstractmethod
     def _matrix(self) -> Tensor: ...
 
-    def _truncated(self, rank: int) -> Truncated:
+    def _svd(self, rank: int | None) -> Svd:
         pair = self.pair()
         if pair is None:
-            return truncation.of_matrix(self._matrix().flatten(1), rank)
-        return truncation.of_product(self.scale * pair.up, pair.down, rank)
+            return truncation.of_matrix(self._matrix().flatten(1))
+        return truncation.of_product(self.scale * pair.up, pair.down)
 
 
 class Relative(Stored, ABC):

@@ -11,7 +11,7 @@ from adapterhub.adapter import Role
 from adapterhub.operations.lora.deltas import truncation
 from adapterhub.operations.lora.deltas.base import Additive
 from adapterhub.operations.lora.deltas.loha import cored
-from adapterhub.operations.lora.deltas.truncation import Pair, Truncated
+from adapterhub.operations.lora.deltas.truncation import Pair, Svd
 from adapterhub.tensors import Shape
 
 
@@ -47,7 +47,7 @@ class LoKr(Additive):
         w2, (columns2, *kernel) = self._whole(_RIGHT)
         return torch.kron(w1, w2 * self.scale).reshape(-1, columns1 * columns2, *kernel)
 
-    def _truncated(self, rank: int) -> Truncated:
+    def _svd(self, rank: int | None) -> Svd:
         w1, w2 = self._whole(_LEFT)[0], self._whole(_RIGHT)[0]
         return truncation.of_kronecker(w1, w2 * self.scale, rank)
 

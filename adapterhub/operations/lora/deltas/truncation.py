@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -33,29 +34,50 @@ class Truncated(NamedTuple):
     error: float
 
 
-def of_matrix(matrix: Tensor, rank: int) -> Truncated:
-    """`matrix` (O, C) by `rank`."""
-    up, sizes, down = _svd(matrix)
-    return _cut(up, sizes, down, rank)
+class Svd(NamedTuple):
+    """up (O, k) · diag(sizes) · down (k, C), the largest first; `rest` is the squared norm of what these k leave out."""
+
+    up: Tensor
+    sizes: Tensor
+    down: Tensor
+    rest: float = 0.0
+
+    def errors(self) -> Tensor:
+        """What a rank of 0, 1, … k leaves out: ‖rest‖ / ‖all‖; zeros where there is nothing at all."""
+        squares = torch.cat([self.sizes.square(), self.sizes.new_tensor([self.rest])])
+        left = squares.flip(0).cumsum(0).flip(0)
+        return (left / left[0]).sqrt() if left[0] else left
+
+    def cut(self, rank: int) -> Truncated:
+        """The best approximation by `rank`."""
+        roots = self.sizes[:rank].sqrt()
+        error = float(self.errors()[min(rank, len(self.sizes))])
+        return Truncated(self.up[:, :rank] * roots, roots[:, None] * self.down[:rank], error)
 
 
-def of_product(up: Tensor, down: Tensor, rank: int) -> Truncated:
-    """up (O, r) · down (r, C) by `rank`: QR of both, then the SVD of a matrix no larger than (r, r)."""
+def of_matrix(matrix: Tensor) -> Svd:
+    """That of a matrix (O, C)."""
+    return Svd(*_svd(matrix))
+
+
+def of_product(up: Tensor, down: Tensor) -> Svd:
+    """That of up (O, r) · down (r, C): QR of both, then the SVD of a matrix no larger than (r, r)."""
     left, upper = torch.linalg.qr(up)
     right, lower = torch.linalg.qr(down.T)
     inner_up, sizes, inner_down = _svd(upper @ lower.T)
-    return _cut(left @ inner_up, sizes, inner_down @ right.T, rank)
+    return Svd(left @ inner_up, sizes, inner_down @ right.T)
 
 
-def of_kronecker(first: Tensor, second: Tensor, rank: int) -> Truncated:
-    """kron(first, second) by `rank`: its singular triples are the products of theirs."""
+def of_kronecker(first: Tensor, second: Tensor, rank: int | None = None) -> Svd:
+    """The `rank` largest of kron(first, second), or all: its singular triples are the products of theirs."""
     up1, sizes1, down1 = _svd(first)
     up2, sizes2, down2 = _svd(second)
     sizes, order = torch.outer(sizes1, sizes2).flatten().sort(descending=True, stable=True)
     i, j = order[:rank] // len(sizes2), order[:rank] % len(sizes2)
     up = (up1[:, None, i] * up2[None, :, j]).flatten(0, 1)
     down = (down1[i, :, None] * down2[j, None, :]).flatten(1)
-    return _cut(up, sizes, down, rank)
+    rest = math.fsum(sizes[len(i) :].square().tolist())
+    return Svd(up, sizes[: len(i)], down, rest)
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,10 +85,3 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise BrokenAdapter("values are not finite, and such a change has no low-rank approximation")
     up, sizes, down = torch.linalg.svd(matrix, full_matrices=False)
     return up, sizes, down
-
-
-def _cut(up: Tensor, sizes: Tensor, down: Tensor, rank: int) -> Truncated:
-    roots = sizes[:rank].sqrt()
-    whole = float(sizes.norm())
-    error = float(sizes[rank:].norm()) / whole if whole else 0.0
-    return Truncated(up[:, :rank] * roots, roots[:, None] * down[:rank], error)

@@ -1,0 +1,26 @@
+"""adapterhub combine ADAPTER[:WEIGHT]... -o DST"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import adapterhub
+from adapterhub.cli.options import weighted_path
+from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
+
+
+@click.command("combine")
+@click.argument("weighted", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True)
+@rank
+@tolerance
+@click.option("--method", type=click.Choice(["linear", "svd", "ties", "dare"]), default="linear", show_default=True,
+              help="Add what they change, exactly unless a rank is given (linear) or always approximated (svd); or merge "
+                   "what they change by TIES or DARE, and approximate that.")  # fmt: skip
+@click.option("--density", metavar="D", type=float, help="With ties, dare: the share of the numbers that is kept.")
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="With dare: what chance starts from.")
+@dtype
+@writing
+def command(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any) -> None:
+    show(adapterhub.combine([*map(weighted_path, weighted)], target, **options), as_json=as_json)

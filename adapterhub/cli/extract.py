@@ -1,0 +1,25 @@
+"""adapterhub extract TUNED BASE -o DST (--rank R | --tolerance E)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import adapterhub
+from adapterhub.cli.options import PATH
+from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
+
+
+@click.command("extract")
+@click.argument("tuned", metavar="TUNED", type=PATH)
+@click.argument("base", metavar="BASE", type=PATH)
+@rank
+@tolerance
+@click.option("--biases", is_flag=True, help="Also what biases changed by.")
+@click.option("--norms", is_flag=True, help="Also what normalisations changed by.")
+@dtype
+@writing
+def command(tuned: Path, base: Path, target: str, as_json: bool, **options: Any) -> None:
+    show(adapterhub.extract(tuned, base, target, **options), as_json=as_json)

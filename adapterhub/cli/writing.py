@@ -1,0 +1,59 @@
+"""The options of the commands that make a LoRA of others, and how their result is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from adapterhub.cli.convert import describe
+from adapterhub.cli.options import as_json, debug
+from adapterhub.cli.terminal import columns, number, write, write_json
+
+if TYPE_CHECKING:
+    from adapterhub.documents import Conversion
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SHOWN = 8
+"""How many approximated modules are shown to people, the worst first; --json has them all."""
+
+dtype = click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="The dtype of the result.")
+rank = click.option("--rank", metavar="R", type=click.IntRange(min=1), help="The largest rank that a module may have.")
+tolerance = click.option(
+    "--tolerance", metavar="E", type=float, help="The smallest ranks whose relative error in each module is at most E."
+)
+_WRITING = (
+    click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write."),
+    click.option("--to", metavar="LAYOUT", help="The layout to write; the source's own, if it is none."),
+    click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it."),
+    click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
+    click.option("--force", is_flag=True, help="Replace DST if it exists."),
+    as_json,
+    debug,
+)  # fmt: skip
+
+
+def writing(command: F) -> F:
+    """The options of whatever writes a LoRA."""
+    for option in reversed(_WRITING):
+        command = option(command)
+    return command
+
+
+def show(done: Conversion, *, as_json: bool) -> None:
+    """One JSON document, or the lines of `convert` and what was approximated."""
+    write_json(done) if as_json else write("\n".join([*describe(done), *approximated(done)]))
+
+
+def approximated(done: Conversion) -> list[str]:
+    """The error over all modules, and those that it is largest in."""
+    if not done.approximations:
+        return []
+    worst = sorted(done.approximations, key=lambda found: -found.error)[:SHOWN]
+    rows = [("  module", "rank", "error", "captured")]
+    rows += [(f"  {found.module}", str(found.rank), number(found.error), f"{found.captured:.2%}") for found in worst]
+    overall = "" if done.relative_error is None else f", relative error {number(done.relative_error)}"
+    return [f"{len(done.approximations)} modules approximated{overall}; the worst:", *columns(rows)]

@@ -1,0 +1,163 @@
+"""LoRAs changed, written in any layout, and the file measured against what it should do: what the tools have in common.
+
+One straight line: open → change (`scale.py`, `combine.py`, `resize.py`, `extract.py`) → the steps of `convert` → write → open
+again and compare.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import adapterhub.layouts as layouts
+from adapterhub.adapter import Adapter, Kind, Module, Role
+from adapterhub.algorithms import rank_of
+from adapterhub.documents import Approximation, Command, Conversion, Problem
+from adapterhub.documents import Source as SourceDocument
+from adapterhub.layouts.base import Layout
+from adapterhub.operations.base import Base
+from adapterhub.operations.delivery import Report, deliver, digest_of
+from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.joining import join
+from adapterhub.operations.lora.measure import Measure, Wanted
+from adapterhub.operations.lora.steps import Step
+from adapterhub.operations.lora.work import into_layout, loses_alpha
+from adapterhub.operations.problems import warning
+from adapterhub.operations.source import open_adapter
+from adapterhub.operations.wish import Wish
+from adapterhub.operations.work import Made, Request
+from adapterhub.tensors import item
+
+USUAL = "kohya"
+"""The layout where none is named and the source's own is not written under such a name."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result goes, and how; `architecture` is what the sources are for, where their keys leave that open."""
+
+    target: Path | str
+    to: str | None = None
+    for_tool: str | None = None
+    dtype: str | None = None
+    architecture: str | None = None
+    dry_run: bool = False
+    force: bool = False
+
+
+class Cut(NamedTuple):
+    """The rank that a module has now, and the relative error that this is to leave."""
+
+    rank: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The result, what each of its modules should do, and those that were approximated.
+
+    `tolerance` is the error that none of them may exceed, if there is such.
+    """
+
+    adapter: Adapter
+    wanted: Wanted
+    cuts: Mapping[Module, Cut] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
+    tolerance: float | None = None
+    approximate: bool = False
+
+
+Change = Callable[[Adapter, Ledger, Request], Changed]
+"""What is done to the adapter beside converting it; of several, to that which they are joined in."""
+
+
+def rework(
+    command: Command,
+    paths: Sequence[Path],
+    output: Output,
+    change: Change,
+    *,
+    kind: Kind = Kind.LORA,
+    joined: bool = False,
+) -> Conversion:
+    """Writes what `change` makes of the files of `kind` at `paths`, `joined` as `join` does or a single one as it is."""
+    started = time.perf_counter()
+    named = output.to or output.for_tool
+    wish = Wish(source=paths[0], target=str(output.target), to=output.to if named else USUAL, for_tool=output.for_tool,
+                dtype=output.dtype, force=output.force)  # fmt: skip
+    for path in paths:
+        replace(wish, source=path).check()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,)))
+                  for path in paths]  # fmt: skip
+        own = opened[0].layout
+        wish = wish if named else replace(wish, to=_usual(own, output.target))
+        _, request = wish.met(Kind.LORA, own)
+        source = join(opened, output.target) if joined else opened[0]
+        ledger, base = Ledger(source.reading.places), Base(source.adapter.architecture, {})
+        changed = change(source.adapter, ledger, request)
+        without_alpha = not joined and loses_alpha(own)  # type: ignore[arg-type] # the kind says so
+        made = _made(changed, request, Step(ledger, base), without_alpha=without_alpha, title=Path(output.target))
+        place = wish.place(made.encoded.package)
+        report = Report(wish, place, request.layout.name, source, made, started)
+        if output.dry_run:
+            return _told(report.document(dry_run=True), command, paths, [None] * len(paths), changed)
+        proof = Measure(source=source, made=made, base=base, measured=True, wanted=changed.wanted)
+        digest = deliver(made, place, output.force, source, proof)
+        done = report.document(None, digest, proof.gap)
+        return _told(done, command, paths, list(map(digest_of, opened)), changed, proof)
+
+
+def _usual(own: Layout, target: Path | str) -> str:
+    """The source's own layout, if LoRAs are written in it and under such a name."""
+    suffix = Path(target).suffix.lower()
+    known = {suffix for layout in layouts.every(Kind.LORA) for suffix in layout.containers}
+    fits = own.kind is Kind.LORA and own.writes and (suffix in own.containers or suffix not in known)
+    return own.name if fits else USUAL
+
+
+def _made(changed: Changed, request: Request, step: Step, *, without_alpha: bool, title: Path) -> Made:
+    """The steps of a conversion, on what was made."""
+    told = replace(request, source=title, algorithm=None)
+    made = into_layout(step, changed.adapter, told, without_alpha=without_alpha)
+    return replace(made, approximate=changed.approximate or bool(changed.cuts), problems=list(changed.problems))
+
+
+def _told(
+    done: Conversion,
+    command: Command,
+    paths: Sequence[Path],
+    digests: Sequence[str | None],
+    changed: Changed,
+    proof: Measure | None = None,
+) -> Conversion:
+    """The document of a tool: what was read, and what every approximation costs."""
+    read = [SourceDocument(path=str(path), sha256=digest) for path, digest in zip(paths, digests, strict=True)]
+    errors = {module: proof.error(module) if proof else cut.error for module, cut in changed.cuts.items()}
+    found = [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
+             for module, cut in changed.cuts.items()]  # fmt: skip
+    missed = [warning("tolerance-missed", told.module, f"{told.error:.3g}: rounding to this dtype leaves more than was allowed",
+                      "Give --dtype fp32.") for told in found if told.error > (changed.tolerance or math.inf)]  # fmt: skip
+    told = {
+        "problems": done.problems + missed,
+        "approximations": found,
+        "relative_error": proof.overall() if proof and found else None,
+    }
+    return done.model_copy(
+        update={"command": command, "source": read[0], "inputs": read if len(read) > 1 else [], **told}
+    )
+
+
+def told_anew(adapter: Adapter) -> Adapter:
+    """The adapter with Kohya's metadata true of its ranks and alphas, "Dynamic" where they differ (networks/resize_lora.py)."""
+    fields = {name: text for name, text in adapter.metadata.items() if name != "ss_network_args"}
+    ranks = {str(rank) for roles in adapter.modules().values() if (rank := rank_of(roles)) is not None}
+    alphas = {f"{item(roles[Role.ALPHA]):g}" for roles in adapter.modules().values() if Role.ALPHA in roles}
+    for name, found in (("ss_network_dim", ranks), ("ss_network_alpha", alphas)):
+        fields[name] = found.pop() if len(found) == 1 else "Dynamic"
+    return adapter.with_metadata(fields)

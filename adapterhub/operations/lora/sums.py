@@ -1,0 +1,222 @@
+"""The sum of what several LoRAs do to one module, or what a method merges of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adapterhub.adapter import Module, Role, Roles
+from adapterhub.algorithms import extent, total_scale
+from adapterhub.documents import Action
+from adapterhub.errors import BrokenAdapter, UnknownName, UsageError
+from adapterhub.operations.base import Base
+from adapterhub.operations.lora import deltas
+from adapterhub.operations.lora.deltas.truncation import Pair, of_product
+from adapterhub.operations.lora.low_rank import Bound, decomposed
+from adapterhub.operations.lora.measure import Effect, effect
+from adapterhub.operations.lora.methods import METHODS, Method, seed_of
+from adapterhub.operations.lora.pairs import computed, dtype_of, factors, has_pair
+from adapterhub.operations.lora.rework import Cut
+from adapterhub.operations.lora.scale import scaled
+from adapterhub.tensors import Buffer, LazyTensor, Shape, holds, scalar
+
+R = Role
+_LINEAR = ("linear", "svd")
+_STORED_DOWN = frozenset({R.MID, R.ADALORA_E})
+"""Beside one of these, the second matrix is not the stored one."""
+
+
+class Term(NamedTuple):
+    """What one input does to a module: its `number`, the `name` of its file, its weight."""
+
+    number: int
+    name: str
+    weight: float
+    tensors: Roles
+
+    @property
+    def is_embedding(self) -> bool:
+        return not {R.VECTORS, R.OUTPUT_VECTORS}.isdisjoint(self.tensors)
+
+    def __str__(self) -> str:
+        return self.name if self.weight == 1 else f"{self.weight:.9g} · {self.name}"
+
+
+class Mixing(NamedTuple):
+    """How terms become one: by adding or by a `method`; exactly, or within a bound."""
+
+    method: Method | None
+    within: Bound | None
+    density: float = 1.0
+    seed: int = 0
+
+    def of(self, module: Module, parts: Sequence[Tensor]) -> Tensor:
+        """One tensor of several of one shape, each already times its weight."""
+        if self.method is None:
+            return torch.stack(tuple(parts)).sum(0) if len(parts) > 1 else parts[0]
+        return self.method.merge(parts, self.density, seed_of(self.seed, *module))
+
+
+class Combined(NamedTuple):
+    """One module, and what the ledger is told."""
+
+    tensors: Roles
+    action: Action
+    reason: str
+    cut: Cut | None = None
+
+
+def mixing_of(method: str, within: Bound | None, density: float | None, seed: int) -> Mixing:
+    """What the arguments of `combine` mean. UsageError, UnknownName."""
+    known = METHODS.get(method)
+    if known is None and method not in _LINEAR:
+        raise UnknownName("method", method, (*_LINEAR, *METHODS))
+    if within is None and method != "linear":
+        raise UsageError(f"what {method} makes is an approximation", mend="Give --rank or --tolerance.")
+    if density is not None and (known is None or not 0 < density <= 1):
+        raise UsageError("a density is a share of the numbers, and only ties and dare have one", mend="Give 0 to 1.")
+    return Mixing(known, within, density or (known.density if known else 1.0), seed)
+
+
+def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) -> Effect:
+    """What the module should do."""
+    if len(terms) == 1 and mixing.method is None:
+        only = effect(module, terms[0].tensors, base)
+        return only.times(terms[0].weight)
+    if terms[0].is_embedding:
+        return Effect(None, None)
+    found = [effect(module, term.tensors, base).times(term.weight) for term in terms]
+    weights = [part.weight for part in found if part.weight is not None and part.weight.numel() > 1]
+    biases = [part.bias for part in found if part.bias is not None]
+    return Effect(mixing.of(module, weights) if weights else None, mixing.of(module, biases) if biases else None)
+
+
+def combined(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> Combined:
+    """One module of what several inputs, or one, do to it."""
+    reason = " + ".join(map(str, terms))
+    first = terms[0]
+    if first.is_embedding:
+        return Combined(first.tensors, "copy", "an embedding stays as it is")
+    if len(terms) == 1 and mixing.method is None and (mixing.within is None or not has_pair(first.tensors)):
+        return Combined(scaled(first.tensors, first.weight), "copy" if first.weight == 1 else "compute", reason)
+    changing = [term for term in terms if not term.tensors.keys() <= {R.DIFF_B, R.ALPHA}]
+    bias = _biases(module, terms, mixing, dtype)
+    if not changing:
+        return Combined(bias, "compute", reason)
+    if mixing.method is None and all(has_pair(term.tensors) for term in changing):
+        made, cut = _product(changing, mixing.within, dtype)
+    else:
+        made, cut = _difference(module, changing, mixing, dtype)
+    if R.W_NORM in made and R.DIFF_B in bias:
+        bias = {R.B_NORM: bias[R.DIFF_B]}
+    told = f"{reason}; rank {cut.rank}, relative error {cut.error:.3g}" if cut else reason
+    return Combined(made | bias, "compute", told, cut)
+
+
+def _biases(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> dict[Role, LazyTensor]:
+    """What is added to the bias."""
+    found = [(term.weight, deltas.delta(term.tensors).bias()) for term in terms]
+    parts = [weight * bias for weight, bias in found if bias is not None]
+    stored = computed(dtype, *(term.tensors for term in terms))
+    return {R.DIFF_B: deltas.lazy(mixing.of(module, parts), stored)} if parts else {}
+
+
+def _product(
+    terms: Sequence[Term], within: Bound | None, dtype: str | None
+) -> tuple[dict[Role, LazyTensor], Cut | None]:
+    """The factors side by side, at the sum of their ranks, or within a bound."""
+    ranks = [_rank(term.tensors) for term in terms]
+    if within is None or (within.rank is not None and sum(ranks) <= within.rank):
+        return _joined(terms, sum(ranks), dtype), None
+    pairs = [_pair(term.tensors) for term in terms]
+    scales = [float(_scale(term)) for term in terms]
+    svd = of_product(torch.cat([scale * pair.up for scale, pair in zip(scales, pairs, strict=True)], 1),
+                     torch.cat([pair.down for pair in pairs]))  # fmt: skip
+    cut = svd.cut(within.of(svd))
+    stored = dtype or dtype_of(*(term.tensors for term in terms))
+    return factors(cut, pairs[0].row, stored), Cut(cut.up.shape[1], cut.error)
+
+
+def _joined(terms: Sequence[Term], rank: int, dtype: str | None) -> dict[Role, LazyTensor]:
+    """A stacked, B side by side, each B times what alpha / rank does not say; computed when they are written."""
+    modules = [term.tensors for term in terms]
+    rows, columns = next(size for size in map(extent, modules))
+    assert rows is not None
+    assert columns is not None
+    alpha, left = _shared([_scale(term) for term in terms], rank, dtype)
+    ups = [{R.UP: tensors[R.UP]} for tensors in modules if R.UP in tensors]
+    downs = [{R.DOWN: tensors[R.DOWN]} for tensors in modules if R.DOWN in tensors and _STORED_DOWN.isdisjoint(tensors)]
+    up = dtype_of(*ups) if len(ups) == len(terms) and set(left) == {1.0} else computed(None, *modules)
+    down = dtype_of(*downs) if len(downs) == len(terms) else computed(None, *modules)
+    return {
+        R.DOWN: _when_read(dtype or down, (rank, columns), lambda: torch.cat([_pair(t).down for t in modules])),
+        R.UP: _when_read(dtype or up, (rows, rank), lambda: torch.cat(
+            [factor * _pair(t).up for factor, t in zip(left, modules, strict=True)], 1)),
+        R.ALPHA: scalar(alpha),
+    }  # fmt: skip
+
+
+def _shared(scales: Sequence[Fraction], rank: int, dtype: str | None) -> tuple[float, list[float]]:
+    """alpha, and what is left for each factor: nothing where all have one scale and the dtype of alpha holds that."""
+    largest = max(scales, key=abs)
+    for alpha in (largest * rank, Fraction(rank), Fraction(2) ** rank.bit_length()):
+        if alpha and holds(dtype or "F32", float(alpha)) and Fraction(float(alpha)) == alpha:
+            break
+    return float(alpha), [float(scale * rank / alpha) for scale in scales]
+
+
+def _difference(
+    module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None
+) -> tuple[dict[Role, LazyTensor], Cut | None]:
+    """ΔW itself, where one of them is no product or a method asks for it; within a bound if it is a matrix."""
+    modules = [term.tensors for term in terms]
+    norm = any(R.W_NORM in tensors or R.B_NORM in tensors for tensors in modules)
+    shape = _shape(modules)
+
+    def merged() -> Tensor:
+        parts = [term.weight * deltas.change(term.tensors, None).flatten() for term in terms]
+        return mixing.of(module, parts).reshape(shape)
+
+    if mixing.within is None or len(shape) < 2:
+        role = R.W_NORM if norm else R.DIFF
+        return {role: _when_read(computed(dtype, *modules), shape, merged)}, None
+    svd = decomposed(merged().flatten(1), mixing.within)
+    cut = svd.cut(mixing.within.of(svd))
+    return factors(cut, shape[1:], dtype or dtype_of(*modules)), Cut(cut.up.shape[1], cut.error)
+
+
+def _shape(modules: Sequence[Roles]) -> Shape:
+    """The shape of ΔW: of the one that shows the most of it."""
+    stored = [tensors[R.DIFF].shape for tensors in modules if R.DIFF in tensors]
+    return max(stored or [tuple(deltas.change(tensors, None).shape) for tensors in modules], key=len)
+
+
+def _scale(term: Term) -> Fraction:
+    """weight · alpha / rank."""
+    scale = total_scale(term.tensors)
+    if not isinstance(scale, Fraction):
+        raise BrokenAdapter(f"{term.name}: a scale of {scale} is no number to go on with")
+    return Fraction(term.weight) * scale
+
+
+def _rank(tensors: Roles) -> int:
+    return tensors[R.DOWN].shape[0] if R.DOWN in tensors else _pair(tensors).rank
+
+
+def _pair(tensors: Roles) -> Pair:
+    pair = deltas.delta(tensors).pair()  # type: ignore[attr-defined] # has_pair has said so
+    assert isinstance(pair, Pair)
+    return pair
+
+
+def _when_read(dtype: str, shape: Shape, value: Callable[[], Tensor]) -> LazyTensor:
+    """A tensor that is computed, and rounded once, whenever it is read: all of them at once would be the file twice over."""
+
+    def chunks() -> Iterable[Buffer]:
+        return deltas.lazy(value(), dtype).chunks()
+
+    return LazyTensor(dtype, shape, chunks)

@@ -1,0 +1,166 @@
+"""A merge that is planned: computed ahead on one thread, written on another, its inputs hashed on a third, proved, told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from adapterhub import files
+from adapterhub.adapter import Key
+from adapterhub.documents import Command, Conversion
+from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
+from adapterhub.files import DIGEST, SAFETENSORS, Package
+from adapterhub.fingerprint import fingerprint
+from adapterhub.operations.casting import Tally
+from adapterhub.operations.merge import output, recipes, telling
+from adapterhub.operations.merge.ahead import Ahead
+from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
+from adapterhub.operations.merge.digests import digest_of
+from adapterhub.operations.merge.plan import Opened, Plan
+from adapterhub.operations.merge.recipes import Order
+from adapterhub.operations.merge.undo import Recorder
+from adapterhub.operations.source import Source
+from adapterhub.operations.wish import DTYPES, Wish
+from adapterhub.tensors import Buffer, LazyTensor
+
+
+@dataclass
+class Run:
+    """One merge; `undo` is where the undo file goes, `check` whether the result is read again."""
+
+    command: Command
+    order: Order
+    wish: Wish
+    opened: Source
+    adapters: Sequence[Opened]
+    plan: Plan
+    undo: Path | None
+    check: bool
+    started: float = field(default_factory=time.perf_counter)
+    overflows: dict[Key, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    recorder: Recorder | None = None
+
+    @property
+    def dtype(self) -> str | None:
+        return DTYPES[self.order.dtype] if self.order.dtype is not None else None
+
+    def told(self) -> Conversion:
+        """What would be done."""
+        self._require_undoable()
+        package = self._package(self._compute, None)
+        return telling.document(self, package, self.wish.place(package), dry_run=True)
+
+    def written(self) -> Conversion:
+        """What was done."""
+        self._require_undoable()
+        if self.undo is not None:
+            self.recorder = Recorder(self.opened)
+        touched = [key for key in output.ordered(self.opened) if key in self.plan.terms]
+        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute) as ahead:
+            base = beside.submit(digest_of, self.opened.package)
+            marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
+            package = self._package(ahead, lambda: self._fields(base.result(), [mark.result() for mark in marks]))
+            place = self.wish.place(package)
+            proof = _Proof(self, package, base)
+            try:
+                files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof)
+            except BaseException:
+                if proof.undo is not None:  # the model could not be put in place: nothing belongs to it
+                    proof.undo.unlink(missing_ok=True)
+                raise
+            return telling.document(self, package, place, base=base.result(), digest=proof.digest)
+
+    def _require_undoable(self) -> None:
+        if self.undo is None:
+            return
+        if self.opened.package.container != SAFETENSORS or self.dtype is not None:
+            raise UsageError("an undo file restores one safetensors file, in its own dtype",
+                             mend="Leave out --undo and keep the base, or leave out --dtype.")  # fmt: skip
+        if self.undo.exists() and not self.wish.force:
+            raise UsageError(f"{self.undo} exists", mend="Give another path, or --force to replace it.")
+        if self.undo.resolve() == Path(self.wish.target).resolve():
+            raise UsageError(f"{self.undo} is the output itself", mend="Give another path.")
+
+    def _inputs(self) -> list[Path]:
+        return [path for source in (self.opened, *(one.source for one in self.adapters))
+                for path in source.package.paths.values()]  # fmt: skip
+
+    def _compute(self, key: Key) -> Merged:
+        stored, terms = self.opened.adapter.tensors[key], self.plan.terms[key]
+        recorder = self.recorder
+        record = recorder.of(key) if recorder is not None and recorder.subtracts(key, stored, terms) else None
+        how = Rounding(self.order.rounding == "stochastic", self.order.seed)
+        made = merged(key, stored, terms, self.dtype or stored.dtype, how, record)
+        self.overflows[key] = made.overflows
+        if recorder is not None:
+            recorder.done(key, stored, made.data)
+        return made
+
+    def _package(self, compute: Callable[[Key], Merged], late: Callable[[], Mapping[str, str]] | None) -> Package:
+        tensors = self.opened.adapter.tensors
+        changed = {key: LazyTensor(self.dtype or tensors[key].dtype, tensors[key].shape, partial(_chunks, compute, key))
+                   for key in self.plan.terms}  # fmt: skip
+        rebuilt = output.rebuilt(self.opened, changed, self.dtype, self.tally)
+        told = self._fields(DIGEST, [DIGEST] * len(self.adapters))
+        stem = Path(self.wish.target).stem
+        request = output.request(self.opened, self.dtype, self.order.allow_loss, stem)
+        return output.package(self.opened, rebuilt, told, late, request)
+
+    def _fields(self, base: str, marks: Sequence[str]) -> dict[str, str]:
+        inputs = [(one.digest, mark) for one, mark in zip(self.adapters, marks, strict=True)]
+        return {
+            recipes.FROM: recipes.merged_from(self.order),
+            recipes.FIELD: recipes.written(self.order, inputs, base),
+        }
+
+
+def _chunks(compute: Callable[[Key], Merged], key: Key) -> tuple[Buffer]:
+    return (compute(key).data,)
+
+
+@dataclass
+class _Proof:
+    """Called with what was written, before it is put in place: nothing became infinite, no input changed, every tensor is
+    there. Then the undo file is written, which must be there when the base may go.
+    """
+
+    run: Run
+    package: Package
+    base: Future[str]
+    digest: str | None = None
+    undo: Path | None = None
+
+    def __call__(self, path: Path) -> None:
+        run = self.run
+        run.order.require(run.order.base, self.base.result())
+        self._require_finite()
+        for source in (run.opened, *(one.source for one in run.adapters)):
+            source.package.ensure_unchanged()
+        self._require_all(path)
+        if self.package.container == SAFETENSORS and (run.check or run.recorder is not None):
+            self.digest = files.sha256(path)
+        if run.recorder is not None:
+            assert run.undo is not None
+            assert self.digest is not None
+            run.recorder.write(run.undo, self.digest, self.base.result(), run.plan.terms, force=run.wish.force)
+            self.undo = run.undo
+
+    def _require_finite(self) -> None:
+        count = sum(self.run.overflows.values()) + self.run.tally.overflows
+        if count and not self.run.order.allow_loss:
+            losses = [(".".join(key[:2]), f"{number} numbers") for key, number in self.run.overflows.items() if number]
+            raise LossyConversion(f"{count} numbers would become infinite", losses,
+                                  mend="Merge at a lower strength, with --dtype bf16, or --allow-loss.")  # fmt: skip
+
+    def _require_all(self, path: Path) -> None:
+        with files.read(path) as again:
+            for name, file in self.package.files.items():
+                there = again.only if len(self.package.files) == 1 else again.files[name]
+                wanted = {tensor: (held.dtype, held.shape) for tensor, held in file.tensors.items()}
+                if wanted != {tensor: (held.dtype, held.shape) for tensor, held in there.tensors.items()}:
+                    raise AdapterhubError(f"{name} was not written as it should be: nothing was put in place")

@@ -1,0 +1,120 @@
+"""What a merge tells: the ledger of the base's tensors and the adapters', and what is worth knowing of the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapterhub import files
+from adapterhub.adapter import Key
+from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
+from adapterhub.documents import Source as SourceDocument
+from adapterhub.files import Package, safetensors
+from adapterhub.operations.ledger import summary
+from adapterhub.operations.merge.output import keys_by_place
+from adapterhub.operations.problems import warning
+from adapterhub.operations.source import warnings_of
+from adapterhub.tensors import FLOATS
+
+if TYPE_CHECKING:
+    from adapterhub.operations.merge.run import Run
+
+
+def document(
+    run: Run,
+    package: Package,
+    place: Path,
+    *,
+    base: str | None = None,
+    digest: str | None = None,
+    dry_run: bool = False,
+) -> Conversion:
+    """The document of a merge that was written, or would be."""
+    entries = [*_of_base(run), *_of_adapters(run)]
+    source = SourceDocument(path=str(run.order.base), sha256=base)
+    read = [source, *(SourceDocument(path=str(one.part.path), sha256=one.digest) for one in run.adapters)]
+    return Conversion(
+        command=run.command,
+        source=source,
+        inputs=read,
+        target=Target(path=str(place), sha256=digest, layout=run.opened.layout.name),
+        exactness=_exactness(run),
+        max_error=None,
+        modules=len({key[:2] for key in run.plan.terms}),
+        entries=entries,
+        summary=summary(entries),
+        problems=list(_problems(run)),
+        size=_size(package),
+        undo=None if run.undo is None else SourceDocument(path=str(run.undo), sha256=_written(run.undo, dry_run)),
+        dry_run=dry_run,
+        seconds=round(time.perf_counter() - run.started, 3),
+    )
+
+
+def _written(path: Path, dry_run: bool) -> str | None:
+    return None if dry_run else files.sha256(path)
+
+
+def _size(package: Package) -> int:
+    """The bytes of all tensor files."""
+    return sum(
+        len(safetensors.render_header(file.tensors.items(), file.metadata))
+        + sum(tensor.nbytes for tensor in file.tensors.values())
+        for file in package.files.values()
+    )
+
+
+def _of_base(run: Run) -> Iterator[LedgerEntry]:
+    terms, tensors = run.plan.terms, run.opened.adapter.tensors
+    for place, keys in keys_by_place(run.opened).items():
+        counted = max(len(terms.get(key, ())) for key in keys)
+        cast = run.dtype is not None and any(_is_cast(run, key, tensors[key].dtype) for key in keys)
+        reason = f"{counted} change{'s' if counted > 1 else ''} added" if counted else None
+        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[place],
+                          action="compute" if counted else "cast" if cast else "copy", reason=reason)  # fmt: skip
+
+
+def _is_cast(run: Run, key: Key, dtype: str) -> bool:
+    return key.component != "aside" and dtype in FLOATS and dtype != run.dtype
+
+
+def _of_adapters(run: Run) -> Iterator[LedgerEntry]:
+    places = run.opened.reading.places
+    for source, keys, reason in run.plan.targets:
+        there = list(dict.fromkeys(places[key] for key in keys))
+        yield LedgerEntry(source=source, target=there, action="compute", reason=reason)
+    yield from run.plan.drops
+    for one in run.adapters:
+        for place, why in one.source.dropped:
+            yield LedgerEntry(source=[one.place(place)], target=[], action="drop", reason=why)
+    for place, why in run.opened.dropped:
+        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[], action="drop", reason=why)
+
+
+def _exactness(run: Run) -> Exactness:
+    if run.plan.losses or any(one.source.dropped for one in run.adapters) or sum(run.overflows.values()):
+        return "partial"
+    return "approximate" if run.dtype is not None or run.order.rounding != "nearest" else "exact"
+
+
+def _problems(run: Run) -> Iterator[Problem]:
+    for source in (run.opened, *(one.source for one in run.adapters)):
+        yield from warnings_of(source.package)
+        yield from source.problems
+    ordered = {key: terms for key, terms in run.plan.terms.items() if not all(term.commutes for term in terms)}
+    if ordered:
+        key = next(iter(ordered))
+        names = ", ".join(sorted({term.title for terms in ordered.values() for term in terms if not term.commutes}))
+        yield warning("order-matters", ".".join(key[:2]),
+                      f"{names} in {len({key[:2] for key in ordered})} modules: what they do depends on the weight, and adapters "
+                      f"work in the order given, each on what the ones before it made")  # fmt: skip
+    if run.command == "unmerge":
+        yield warning("subtracted", "", "each number is within half a unit in the last place of its dtype for every merge that "
+                      "rounded it, and for this one: it need not be the base's own bits", "--undo restores them.")  # fmt: skip
+    if lost := sum(run.overflows.values()):
+        yield warning(
+            "overflow", "", f"{lost} numbers became infinite", "Merge at a lower strength, or with --dtype bf16."
+        )
+    yield from run.tally.problems()

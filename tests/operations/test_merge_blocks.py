@@ -1,0 +1,81 @@
+"""Factors by block: the vectors of LoRA Block Weight name LDM's blocks, a TOML of patterns names canonical paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adapterhub.adapter import Module
+from adapterhub.errors import RefusedInput, UnknownName, UsageError
+from adapterhub.operations.merge.blocks import block_of, blocks
+
+UP = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn1.to_q"
+DOWN = "down_blocks.{}.attentions.{}.transformer_blocks.0.attn1.to_q"
+MID = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "path", "block"),
+    [
+        ("sd1", DOWN.format(0, 0), "IN01"), ("sd1", DOWN.format(0, 1), "IN02"), ("sd1", "down_blocks.0.downsamplers.0.conv", "IN03"),
+        ("sd1", DOWN.format(1, 0), "IN04"), ("sd1", DOWN.format(2, 1), "IN08"), ("sd1", "down_blocks.3.resnets.1.conv1", "IN11"),
+        ("sd1", "conv_in", "IN00"), ("sd1", MID, "M00"), ("sd1", "up_blocks.0.resnets.0.conv1", "OUT00"),
+        ("sd1", UP.format(1, 0), "OUT03"), ("sd1", UP.format(3, 2), "OUT11"), ("sd1", "time_embedding.linear_1", None),
+        ("sdxl", DOWN.format(1, 0), "IN04"), ("sdxl", DOWN.format(1, 1), "IN05"), ("sdxl", DOWN.format(2, 0), "IN07"),
+        ("sdxl", DOWN.format(2, 1), "IN08"), ("sdxl", MID, "M00"), ("sdxl", UP.format(0, 0), "OUT00"),
+        ("sdxl", UP.format(1, 2), "OUT05"), ("sdxl", "conv_out", None),
+    ],
+)  # fmt: skip
+def test_a_module_lies_in_the_block_that_the_extension_calls_so(
+    architecture: str, path: str, block: str | None
+) -> None:
+    assert block_of(Module("unet", path), architecture) == block
+
+
+def test_a_vector_gives_each_block_its_own_and_the_rest_0_or_1() -> None:
+    twelve = blocks(",".join(str(number / 10) for number in range(12)), "sdxl")
+    found = {
+        path: twelve.factor(Module("unet", path))
+        for path in (DOWN.format(1, 0), MID, UP.format(1, 2), "conv_in", "conv_out")
+    }
+    assert list(found.values()) == [0.1, 0.5, 1.1, 0.0, 1.0]
+    assert twelve.factor(Module("text_encoder_2", "text_model.encoder.layers.0.mlp.fc1")) == 0.0
+    twenty = blocks(",".join(str(number) for number in range(20)), "sdxl")
+    assert [twenty.factor(Module("unet", path)) for path in ("conv_in", MID, UP.format(1, 2))] == [1.0, 10.0, 16.0]
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_the_preset_all_is_one_wherever_loras_are_trained(architecture: str) -> None:
+    found = blocks("ALL", architecture)
+    paths = (DOWN.format(1, 0), MID, UP.format(1, 0))
+    assert [found.factor(Module("unet", path)) for path in paths] == [1.0, 1.0, 1.0]
+
+
+def test_of_patterns_the_last_that_fits_counts(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('"unet.*" = 0.5\n"*.attn2.*" = -2\n"text_encoder.*" = 0\n')
+    found = blocks(str(path), "sd1")
+    assert found.factor(Module("unet", MID)) == 0.5
+    assert found.factor(Module("unet", MID.replace("attn1", "attn2"))) == -2
+    assert found.factor(Module("text_encoder", "text_model.final_layer_norm")) == 0
+    assert found.factor(Module("text_encoder_2", "text_model.final_layer_norm")) == 1
+
+
+@pytest.mark.parametrize("text", [b"x", b'"a" = "b"', b'"a" = true', b'["a"]\nb = 1', b"\xff"])
+def test_a_file_without_numbers_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "f.toml").write_bytes(text)
+    with pytest.raises(RefusedInput, match=r"no TOML|has no number"):
+        blocks(str(tmp_path / "f.toml"), "sd1")
+
+
+@pytest.mark.parametrize(
+    ("given", "architecture", "error"),
+    [
+        ("1,1", "sd1", UsageError), ("INS", "sdxl", UnknownName), ("ALL", "sdxl-refiner", UsageError),
+        ("1,e", "sd1", UsageError), (",".join(["1e999"] * 17), "sd1", UsageError), (",".join(["--1"] * 17), "sd1", UsageError),
+    ],
+)  # fmt: skip
+def test_what_is_no_vector_is_refused(given: str, architecture: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        blocks(given, architecture)

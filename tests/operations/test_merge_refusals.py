@@ -1,0 +1,193 @@
+"""What cannot be merged is refused before a byte is written, all of it listed; nothing is left at the output path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapterhub import merge, unmerge
+from adapterhub.errors import (
+    AdapterhubError,
+    BrokenAdapter,
+    LossyConversion,
+    NotAnAdapter,
+    OutputExists,
+    RefusedInput,
+    UnknownName,
+    UsageError,
+)
+from tests.operations.merge_files import CONV, OUT, TEXT, Q, base, change, content, expected, head, lora, place
+
+Made = Callable[[Path], tuple[Path, Path]]
+
+
+def changed(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+    return path
+
+
+def without_module(folder: Path) -> tuple[Path, Path]:
+    model = changed(base(folder / "base.safetensors"), lambda t: [t.pop(place("unet", Q)), t.pop(place("unet", CONV))])
+    return model, lora(folder / "a.safetensors")
+
+
+def other_shape(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        for module in (Q, OUT):
+            tensors[f"{head('unet', module)}.lora_up.weight"] = torch.ones(6, 2)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def embedding_inside(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["bundle_emb.cat.string_to_param.*"] = torch.ones(2, 768)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def bias_of_nothing(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{head('unet', Q)}.diff_b"] = torch.ones(2)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def not_a_number(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{head('unet', Q)}.lora_up.weight"][0, 0] = torch.nan
+        tensors[f"{head('unet', OUT)}.lora_down.weight"][0, 0] = torch.inf
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def other_architecture(folder: Path) -> tuple[Path, Path]:
+    path = folder / "a.safetensors"
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
+    save_file({f"{name}.lora_down.weight": torch.ones(2, 640), f"{name}.lora_up.weight": torch.ones(640, 2)}, path)
+    return base(folder / "base.safetensors"), path
+
+
+def scaled_fp8(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[place("unet", Q).replace("weight", "scale_weight")] = torch.tensor(2.0)
+
+    return changed(base(folder / "base.safetensors", torch.float8_e4m3fn), edit), lora(folder / "a.safetensors")
+
+
+def an_embedding(folder: Path) -> tuple[Path, Path]:
+    save_file({"emb_params": torch.ones(2, 768)}, folder / "a.safetensors")
+    return base(folder / "base.safetensors"), folder / "a.safetensors"
+
+
+def no_model(folder: Path) -> tuple[Path, Path]:
+    return lora(folder / "base.safetensors"), lora(folder / "a.safetensors")
+
+
+def overflowing(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{head('unet', Q)}.lora_up.weight"] = torch.full((2, 2), 60000.0)
+        tensors[f"{head('unet', Q)}.lora_down.weight"] = torch.ones(2, 2)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors", alpha=2.0), edit)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "told"),
+    [
+        (without_module, LossyConversion, "2 modules cannot be merged.*the base has no such module"),
+        (other_shape, LossyConversion, r"2 modules cannot be merged.*does not fit the base, whose weight is \[2, 2\]"),
+        (embedding_inside, LossyConversion, "an embedding is called by its token"),
+        (bias_of_nothing, LossyConversion, "the base has no bias there"),
+        (not_a_number, BrokenAdapter, "2 tensors hold values that are NaN or infinite"),
+        (other_architecture, NotAnAdapter, "Stable Diffusion 1.*a.safetensors is for Stable Diffusion XL"),
+        (scaled_fp8, RefusedInput, "its fp8 numbers are scaled"),
+        (an_embedding, LossyConversion, "an embedding is called by its token"),
+        (no_model, NotAnAdapter, "a LoRA, and not a checkpoint"),
+        (overflowing, LossyConversion, "4 numbers would become infinite"),
+    ],
+)  # fmt: skip
+def test_it_is_refused_and_nothing_is_there(
+    tmp_path: Path, make: Made, error: type[AdapterhubError], told: str
+) -> None:
+    model, adapter = make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error, match=f"(?s){told}"):
+        merge(model, [adapter], tmp_path / "out.safetensors", undo=tmp_path / "out.undo")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("make", [without_module, other_shape, embedding_inside, bias_of_nothing])
+def test_with_allow_loss_it_is_left_out_and_listed(tmp_path: Path, make: Made) -> None:
+    model, adapter = make(tmp_path)
+    done = merge(model, [adapter], tmp_path / "out.safetensors", allow_loss=True)
+    assert done.exactness == "partial"
+    assert [entry for entry in done.entries if entry.action == "drop"]
+    whole = place("text_encoder", TEXT)
+    one = expected(model, {whole: lambda weight: weight + change(adapter, "text_encoder", TEXT)})
+    assert content(tmp_path / "out.safetensors")[whole] == one[whole]
+
+
+def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
+    model, adapter = overflowing(tmp_path)
+    done = merge(model, [adapter], tmp_path / "out.safetensors", allow_loss=True)
+    assert [problem.message for problem in done.problems if problem.code == "overflow"] == ["4 numbers became infinite"]
+    assert torch.isinf(load_file(tmp_path / "out.safetensors")[place("unet", Q)]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"blocks": "1,0"}, UsageError, "2 values, and a vector of sd1 has 17 or 26"),
+        ({"blocks": "NOPE"}, UnknownName, "unknown preset of blocks 'NOPE'"),
+        ({"rounding": "up"}, UnknownName, "unknown rounding"),
+        ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores one safetensors file"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(tmp_path: Path, options: dict, error: type[Exception], told: str) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    with pytest.raises(error, match=told):
+        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", **options)
+
+
+def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    (tmp_path / "there.undo").write_text("mine")
+    with pytest.raises(UsageError, match="is the source itself"):
+        merge(model, [adapter], model, force=True)
+    with pytest.raises(OutputExists):
+        merge(model, [model], adapter)
+    with pytest.raises(UsageError, match=r"there\.undo exists"):
+        merge(model, [adapter], tmp_path / "out.safetensors", undo=tmp_path / "there.undo", architecture="sd1")
+    with pytest.raises(UsageError, match="say what to merge"):
+        merge(model, [], tmp_path / "out.safetensors")
+    with pytest.raises(UsageError, match="say what to take out"):
+        unmerge(model, [], tmp_path / "out.safetensors")
+
+
+def test_a_file_that_is_not_the_one_of_the_recipe_is_refused(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
+    lora(adapter, 5)
+    with pytest.raises(AdapterhubError, match=r"a\.safetensors is not the file of the recipe"):
+        merge(None, [], tmp_path / "again.safetensors", recipe=tmp_path / "out.safetensors")
+    lora(adapter)
+    changed(model, lambda tensors: tensors[place("unet", Q)].add_(1))
+    with pytest.raises(AdapterhubError, match=r"base\.safetensors is not the file of the recipe"):
+        merge(None, [], tmp_path / "again.safetensors", recipe=tmp_path / "out.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[1", b"\xff", b'{"base": 3, "adapters": []}', b'{"base": {}, "adapters": [3]}']
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "r.json").write_bytes(text)
+    with pytest.raises(RefusedInput, match="no recipe of a merge"):
+        merge(None, [], tmp_path / "out.safetensors", recipe=tmp_path / "r.json")

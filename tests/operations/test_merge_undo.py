@@ -1,0 +1,115 @@
+"""An undo file restores the base byte for byte; without one, subtracting comes as near as the dtype allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from adapterhub import merge, unmerge
+from adapterhub.errors import AdapterhubError, RefusedInput
+from tests.operations.merge_files import OUT, Q, base, content, head, lora, place, shape
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def relative(path: Path) -> Path:
+    """DoRA, OFT and IA3, whose changes are no sums."""
+    tensors = {
+        f"{head('unet', Q)}.lora_down.weight": torch.randn(2, 2), f"{head('unet', Q)}.lora_up.weight": torch.randn(2, 2),
+        f"{head('unet', Q)}.alpha": torch.tensor(2.0), f"{head('unet', Q)}.dora_scale": torch.rand(2, 1) + 1,
+        f"{head('unet', OUT)}.oft_blocks": torch.randn(1, *shape("unet", OUT)), f"{head('unet', OUT)}.alpha": torch.tensor(0.0),
+    }  # fmt: skip
+    save_file(tensors, path)
+    return path
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dtype=st.sampled_from(DTYPES), strengths=st.lists(st.floats(-2, 2), min_size=1, max_size=3),
+    seed=st.integers(0, 99), chance=st.booleans(), others=st.booleans(),
+)  # fmt: skip
+def test_the_base_comes_back_byte_for_byte(
+    tmp_path: Path, dtype: torch.dtype, strengths: list[float], seed: int, chance: bool, others: bool
+) -> None:
+    model = base(tmp_path / "base.safetensors", dtype, note="any")
+    adapters = [(lora(tmp_path / f"{n}.safetensors", seed + n), strength) for n, strength in enumerate(strengths)]
+    if others:
+        adapters.append((relative(tmp_path / "relative.safetensors"), 0.5))
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    done = merge(model, adapters, out, undo=undo, rounding="stochastic" if chance else "nearest", force=True, architecture="sd1",
+                 allow_loss=True)  # fmt: skip
+    assert done.undo is not None
+    for adapter, _ in adapters:
+        adapter.unlink()
+    restored = unmerge(out, [], back, undo=undo, force=True)
+    assert back.read_bytes() == model.read_bytes()
+    assert restored.exactness == "bit-exact"
+
+
+def test_a_model_or_an_undo_file_that_was_changed_is_refused(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    raw = bytearray(undo.read_bytes())
+    raw[-1] ^= 1  # the last factor
+    (tmp_path / "bent.undo").write_bytes(raw)
+    with pytest.raises(AdapterhubError, match=r"nothing was put in place|no undo file"):
+        unmerge(out, [], back, undo=tmp_path / "bent.undo")
+    with pytest.raises(RefusedInput, match="no undo file of a merge"):
+        unmerge(out, [], back, undo=a)
+    merge(model, [(a, 0.5)], out, architecture="sd1", force=True)
+    with pytest.raises(AdapterhubError, match=r"is not what .*out\.undo belongs to"):
+        unmerge(out, [], back, undo=undo)
+    assert not back.exists()
+
+
+def test_subtracting_comes_within_the_rounding_that_it_states(tmp_path: Path) -> None:
+    model, a, b = (
+        base(tmp_path / "base.safetensors"),
+        lora(tmp_path / "a.safetensors"),
+        lora(tmp_path / "b.safetensors", 1),
+    )
+    out, back = tmp_path / "out.safetensors", tmp_path / "back.safetensors"
+    merge(model, [(a, 0.7, 0.2), (b, -0.3)], out, architecture="sd1")
+    done = unmerge(out, [(a, 0.7, 0.2), (b, -0.3)], back, architecture="sd1")
+    assert done.command == "unmerge"
+    assert [problem.code for problem in done.problems if problem.code == "subtracted"] == ["subtracted"]
+    before, between, after = load_file(model), load_file(out), load_file(back)
+    touched = {name for name in before if not torch.equal(before[name], between[name])}
+    assert len(touched) == 6
+    for name, value in before.items():
+        if name not in touched:
+            assert torch.equal(value, after[name])
+            continue
+        off = np.abs(after[name].double().numpy() - value.double().numpy())
+        units = [np.spacing(np.abs(one[name].numpy())).astype("f8") for one in (between, after)]
+        assert (off <= (units[0] + units[1]) / 2).all()
+
+
+def test_a_change_that_is_no_sum_is_not_subtracted(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), relative(tmp_path / "a.safetensors")
+    with pytest.raises(RefusedInput, match=r"dora|lora.*oft"):
+        unmerge(model, [a], tmp_path / "out.safetensors", architecture="sd1")
+
+
+def test_what_is_stored_is_small(tmp_path: Path) -> None:
+    wide = torch.Generator().manual_seed(0)
+    model = base(tmp_path / "base.safetensors")
+    tensors = load_file(model)
+    tensors[place("unet", Q)] = (torch.randn(1024, 1024, generator=wide) * 0.03).half()
+    save_file(tensors, model)
+    name = head("unet", Q)
+    save_file({f"{name}.lora_down.weight": torch.randn(4, 1024, generator=wide) * 0.02,
+               f"{name}.lora_up.weight": torch.randn(1024, 4, generator=wide) * 0.02}, tmp_path / "a.safetensors")  # fmt: skip
+    merge(model, [tmp_path / "a.safetensors"], tmp_path / "out.safetensors", undo=tmp_path / "u", architecture="sd1")
+    factors = 4 * 2 * 4 * 1024
+    assert (
+        tmp_path / "u"
+    ).stat().st_size - factors < 0.05 * 2 * 1024 * 1024 + 40_000  # the header of the base is 40 kB
+    assert content(model) != content(tmp_path / "out.safetensors")
