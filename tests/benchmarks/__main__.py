@@ -101,7 +101,10 @@ def converting(folder: Path) -> Iterator[Row]:
 def moving(folder: Path) -> Iterator[Row]:
     """A whole SDXL of 6.9 GB from one file into a folder and back, beside `cp`; SD 1 also beside diffusers."""
     for architecture, peer in (("sd1", True), ("sdxl", False)):
-        source, target = made("model", folder / f"{architecture}.safetensors", architecture), folder / architecture
+        source, target = (
+            made("model", folder / f"whole-{architecture}.safetensors", architecture),
+            folder / architecture,
+        )
         back, copy = folder / "back.safetensors", folder / "copy.safetensors"
         cost("cp", source, str(copy))  # warms the page cache
         copied = [cost("cp", source, str(copy)).wall for _ in range(2)]

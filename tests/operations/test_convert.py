@@ -133,7 +133,7 @@ def test_rank_and_alpha_patterns_are_applied_and_a_regular_expression_is_refused
 
 
 def test_a_source_that_changes_meanwhile_is_refused_and_nothing_is_written(tmp_path, monkeypatch):
-    from adapterhub.operations.lora import work as module
+    from adapterhub.operations.lora import make as module
 
     source, target = lora(tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
     original = module.make

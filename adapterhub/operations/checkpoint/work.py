@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.documents import Part, Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.checkpoint.aside import ASIDE, extra_of
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.base import Base
 from adapterhub.operations.checkpoint.faults import faults
-from adapterhub.operations.source import Source
-from adapterhub.operations.work import Made, Request
 
 _V_PREDICTION = "v_pred"
+
+if TYPE_CHECKING:
+    from adapterhub.operations.base import Base
+    from adapterhub.operations.source import Source
+    from adapterhub.operations.work import Made, Request
 
 
 def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dict[str, Any], list[Problem]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapter import Adapter, Role
 from adapterhub.documents import Problem, Token
@@ -12,11 +12,13 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.embedding.layout import tokens
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.base import Base
 from adapterhub.operations.embedding.faults import faults
-from adapterhub.operations.source import Source
-from adapterhub.operations.work import Made, Request
 from adapterhub.tensors import LazyTensor
+
+if TYPE_CHECKING:
+    from adapterhub.operations.base import Base
+    from adapterhub.operations.source import Source
+    from adapterhub.operations.work import Made, Request
 
 
 def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dict[str, Any], list[Problem]]:

@@ -12,8 +12,8 @@ from adapterhub.metadata import HASHED
 from adapterhub.operations.base import Base
 from adapterhub.operations.hypernetwork.fold import Folded, fold, fold_affines, lora_of
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.make import into_layout, nothing_left
 from adapterhub.operations.lora.steps import Step
-from adapterhub.operations.lora.work import into_layout, nothing_left
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Made, Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapter import Kind
 from adapterhub.documents import Problem
@@ -12,10 +12,12 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.hypernetwork.structure import STRUCTURE, is_linear, structure_of
 from adapterhub.layouts.identity import Identity
-from adapterhub.operations.base import Base
 from adapterhub.operations.hypernetwork.faults import faults
-from adapterhub.operations.source import Source
-from adapterhub.operations.work import Made, Request
+
+if TYPE_CHECKING:
+    from adapterhub.operations.base import Base
+    from adapterhub.operations.source import Source
+    from adapterhub.operations.work import Made, Request
 
 
 def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dict[str, Any], list[Problem]]:

@@ -24,9 +24,9 @@ from adapterhub.operations.base import Base
 from adapterhub.operations.delivery import Report, deliver, digest_of
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora.joining import join
+from adapterhub.operations.lora.make import into_layout, loses_alpha
 from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
-from adapterhub.operations.lora.work import into_layout, loses_alpha
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import open_adapter
 from adapterhub.operations.wish import Wish
