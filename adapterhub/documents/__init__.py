@@ -3,37 +3,45 @@
 A number that is not finite is null in JSON.
 """
 
-import json
+from __future__ import annotations
 
-from adapterhub.documents.base import Action, Container, Document, Exactness, Failure, Fault, PathText, Problem
-from adapterhub.documents.comparison import (
-    BlockDifference,
-    ComponentDifference,
-    Descent,
-    Difference,
-    ModuleDifference,
-    Nearest,
-    NearToken,
-    NearVector,
-    Spectrum,
-    TokenTable,
-)
-from adapterhub.documents.conversion import Approximation, Command, Conversion, LedgerEntry, Source, Target
-from adapterhub.documents.hypernetwork import HypernetworkStructure
-from adapterhub.documents.inspection import (
-    Audit,
-    EnergyShare,
-    Hashes,
-    HeatMap,
-    Inspection,
-    ListedTensor,
-    ModuleSpectrum,
-    Part,
-    Token,
-    Unmeasured,
-    Validation,
-)
-from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from adapterhub.documents.base import Action, Container, Document, Exactness, Failure, Fault, PathText, Problem
+    from adapterhub.documents.comparison import (
+        BlockDifference,
+        ComponentDifference,
+        Descent,
+        Difference,
+        ModuleDifference,
+        Nearest,
+        NearToken,
+        NearVector,
+        Spectrum,
+        TokenTable,
+    )
+    from adapterhub.documents.conversion import Approximation, Command, Conversion, LedgerEntry, Source, Target
+    from adapterhub.documents.hypernetwork import HypernetworkStructure
+    from adapterhub.documents.inspection import (
+        Audit,
+        EnergyShare,
+        Hashes,
+        HeatMap,
+        Inspection,
+        ListedTensor,
+        ModuleSpectrum,
+        Part,
+        Token,
+        Unmeasured,
+        Validation,
+    )
+    from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+
+    DOCUMENTS: dict[str, type[Document]]
+    """Every public document by the name of its schema."""
 
 __all__ = [
     "DOCUMENTS",
@@ -78,22 +86,54 @@ __all__ = [
     "schema",
 ]
 
-DOCUMENTS: dict[str, type[Document]] = {
-    "inspection": Inspection,
-    "validation": Validation,
-    "conversion": Conversion,
-    "hypernetwork": HypernetworkStructure,
-    "difference": Difference,
-    "nearest": Nearest,
-    "heatmap": HeatMap,
-    "layout": LayoutInfo,
-    "architecture": ArchitectureInfo,
-    "failure": Failure,
+_HOMES = {
+    name: f"adapterhub.documents.{module}"
+    for module, names in (
+        ("base", "Action Container Document Exactness Failure Fault PathText Problem"),
+        (
+            "comparison",
+            "BlockDifference ComponentDifference Descent Difference ModuleDifference NearToken NearVector Nearest Spectrum TokenTable",
+        ),
+        ("conversion", "Approximation Command Conversion LedgerEntry Source Target"),
+        ("hypernetwork", "HypernetworkStructure"),
+        (
+            "inspection",
+            "Audit EnergyShare Hashes HeatMap Inspection ListedTensor ModuleSpectrum Part Token Unmeasured Validation",
+        ),
+        ("listings", "ArchitectureInfo LayoutInfo"),
+    )
+    for name in names.split()
 }
-"""Every public document by the name of its schema."""
+_PUBLIC = {
+    "inspection": "Inspection",
+    "validation": "Validation",
+    "conversion": "Conversion",
+    "hypernetwork": "HypernetworkStructure",
+    "difference": "Difference",
+    "nearest": "Nearest",
+    "heatmap": "HeatMap",
+    "layout": "LayoutInfo",
+    "architecture": "ArchitectureInfo",
+    "failure": "Failure",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Each document is imported when it is asked for: a command needs few of them."""
+    if name == "DOCUMENTS":
+        found: object = {schema: __getattr__(title) for schema, title in _PUBLIC.items()}
+    elif name in _HOMES:
+        found = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'adapterhub.documents' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def schema(name: str) -> str:
     """The JSON Schema of one document, as the text of its file."""
-    body = {"$schema": "https://json-schema.org/draft/2020-12/schema", **DOCUMENTS[name].model_json_schema()}
+    body = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **cast("type[Document]", __getattr__(_PUBLIC[name])).model_json_schema(),
+    }
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"

@@ -172,6 +172,13 @@ def allocate(descriptor: int, size: int) -> None:
     tell(expected=size)
     if not hasattr(os, "posix_fallocate"):
         return
+    if not os.major(
+        os.fstat(descriptor).st_dev
+    ):  # memory, or a network: there it would write zeros, which takes as long
+        there = os.fstatvfs(descriptor)
+        if there.f_bavail * there.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
