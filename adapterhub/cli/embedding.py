@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adapterhub.cli.convert import describe
 from adapterhub.cli.options import PATH, as_json, debug, weighted_path
 from adapterhub.cli.terminal import columns, escape, number, write, write_json
+from adapterhub.cli.writing import dtype, options
 
 if TYPE_CHECKING:
     from adapterhub.documents import Conversion, Nearest, NearToken, NearVector
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _RANGE = re.compile(r"(\d+)(?::(\d+))?")
-_DTYPE = click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="The dtype of the result.")
-_WRITING = (
-    click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file to write."),
-    click.option("--to", metavar="LAYOUT", help="The layout to write; the source's own, if it is none."),
-    click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it."),
-    click.option("--token", metavar="TEXT", help="The token of the result."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
-    click.option("--force", is_flag=True, help="Replace DST if it exists."),
-    as_json,
-    debug,
-)
-
-
-def _writing(command: F) -> F:
-    """The options of whatever writes an embedding."""
-    for option in reversed(_WRITING):
-        command = option(command)
-    return command
+_writing = options("The file to write.", click.option("--token", metavar="TEXT", help="The token of the result."))
+"""The options of whatever writes an embedding."""
 
 
 def _range(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -56,7 +38,7 @@ def command() -> None:
 @click.argument("weighted", metavar="EMBEDDING[:WEIGHT]...", nargs=-1, required=True)
 @click.option("--method", type=click.Choice(["sum", "concat"]), default="sum", show_default=True,
               help="Add vectors, or put them one after another.")  # fmt: skip
-@_DTYPE
+@dtype
 @_writing
 def merge(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any) -> None:
     """Make one embedding of several: weighted sums of their vectors, or all of them in a row.
@@ -73,7 +55,7 @@ def merge(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any)
 @click.argument("source", metavar="SRC", type=PATH)
 @click.argument("factor", required=False, type=float)
 @click.option("--to-norm", metavar="N", type=float, help="Give every vector this length, instead of a factor.")
-@_DTYPE
+@dtype
 @_writing
 def scale(source: Path, target: str, as_json: bool, **options: Any) -> None:
     """Multiply every vector by FACTOR, or give them a length."""

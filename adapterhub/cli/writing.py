@@ -1,4 +1,4 @@
-"""The options of the commands that make a LoRA of others, and how their result is shown."""
+"""The options of the commands that make an adapter of others, and how a LoRA that they made is shown."""
 
 from __future__ import annotations
 
@@ -24,23 +24,34 @@ rank = click.option("--rank", metavar="R", type=click.IntRange(min=1), help="The
 tolerance = click.option(
     "--tolerance", metavar="E", type=float, help="The smallest ranks whose relative error in each module is at most E."
 )
-_WRITING = (
-    click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write."),
-    click.option("--to", metavar="LAYOUT", help="The layout to write; the source's own, if it is none."),
-    click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it."),
-    click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
-    click.option("--force", is_flag=True, help="Replace DST if it exists."),
-    as_json,
-    debug,
-)  # fmt: skip
+architecture = click.option(
+    "--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open."
+)
 
 
-def writing(command: F) -> F:
-    """The options of whatever writes a LoRA."""
-    for option in reversed(_WRITING):
-        command = option(command)
-    return command
+def options(target: str, own: Callable[[F], F]) -> Callable[[F], F]:
+    """The options of whatever writes an adapter: `target` is the help of -o, and `own` what a kind has beside."""
+    every = (
+        click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help=target),
+        click.option("--to", metavar="LAYOUT", help="The layout to write; the source's own, if it is none."),
+        click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it."),
+        own,
+        click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
+        click.option("--force", is_flag=True, help="Replace DST if it exists."),
+        as_json,
+        debug,
+    )
+
+    def decorate(command: F) -> F:
+        for option in reversed(every):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+writing = options("The file, or a folder (DIR/), to write.", architecture)
+"""The options of whatever writes a LoRA."""
 
 
 def show(done: Conversion, *, as_json: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapterhub import files, metadata
-from adapterhub.documents import Conversion, Exactness
+from adapterhub.documents import Command, Conversion, Exactness
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
 from adapterhub.errors import UsageError
@@ -108,6 +108,12 @@ class Report:
             dry_run=dry_run,
             seconds=round(time.perf_counter() - self.started, 3),
         )
+
+
+def of_inputs(done: Conversion, command: Command, paths: Sequence[Path], digests: Sequence[str | None]) -> Conversion:
+    """What `command` did, which read all of `paths`."""
+    read = [SourceDocument(path=str(path), sha256=digest) for path, digest in zip(paths, digests, strict=True)]
+    return done.model_copy(update={"command": command, "source": read[0], "inputs": read if len(read) > 1 else []})
 
 
 def _exactness(made: Made, gap: Gap | None) -> Exactness:

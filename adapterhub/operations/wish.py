@@ -15,6 +15,8 @@ from adapterhub.operations.work import ORDINARY, Request, WholeOptions
 
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 ALGORITHMS = ("lora", "full")
+USUAL = "kohya"
+"""The layout where none is named and the source's own is not written under such a name."""
 _FILE_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".webp")
 _EXTRACTED = "kohya"
 """The layout of extracted embeddings, if none is named."""
@@ -133,6 +135,14 @@ class Wish:
             f"{self.target}: {named[0].name} is not written as {suffix}",
             mend=f"Give -o a name with {_suffixes(named)}.",
         )
+
+
+def usual(own: Layout, kind: Kind, target: Path | str) -> str:
+    """The source's own layout, if `kind` is written in it and under such a name."""
+    suffix = Path(target).suffix.lower()
+    known = {suffix for layout in layouts.every(kind) for suffix in layout.containers}
+    fits = own.kind is kind and own.writes and (suffix in own.containers or suffix not in known)
+    return own.name if fits else USUAL
 
 
 def _suffixes(found: Iterable[Layout]) -> str:

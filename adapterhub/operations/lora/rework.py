@@ -14,14 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import adapterhub.layouts as layouts
 from adapterhub.adapter import Adapter, Kind, Module, Role
 from adapterhub.algorithms import rank_of
 from adapterhub.documents import Approximation, Command, Conversion, Problem
-from adapterhub.documents import Source as SourceDocument
-from adapterhub.layouts.base import Layout
 from adapterhub.operations.base import Base
-from adapterhub.operations.delivery import Report, deliver, digest_of
+from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora.joining import join
 from adapterhub.operations.lora.make import into_layout, loses_alpha
@@ -29,12 +26,9 @@ from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import open_adapter
-from adapterhub.operations.wish import Wish
+from adapterhub.operations.wish import USUAL, Wish, usual
 from adapterhub.operations.work import Made, Request
 from adapterhub.tensors import item
-
-USUAL = "kohya"
-"""The layout where none is named and the source's own is not written under such a name."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def rework(
         opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,)))
                   for path in paths]  # fmt: skip
         own = opened[0].layout
-        wish = wish if named else replace(wish, to=_usual(own, output.target))
+        wish = wish if named else replace(wish, to=usual(own, Kind.LORA, output.target))
         _, request = wish.met(Kind.LORA, own)
         source = join(opened, output.target) if joined else opened[0]
         ledger, base = Ledger(source.reading.places), Base(source.adapter.architecture, {})
@@ -111,14 +105,6 @@ def rework(
         digest = deliver(made, place, output.force, source, proof)
         done = report.document(None, digest, proof.gap)
         return _told(done, command, paths, list(map(digest_of, opened)), changed, proof)
-
-
-def _usual(own: Layout, target: Path | str) -> str:
-    """The source's own layout, if LoRAs are written in it and under such a name."""
-    suffix = Path(target).suffix.lower()
-    known = {suffix for layout in layouts.every(Kind.LORA) for suffix in layout.containers}
-    fits = own.kind is Kind.LORA and own.writes and (suffix in own.containers or suffix not in known)
-    return own.name if fits else USUAL
 
 
 def _made(changed: Changed, request: Request, step: Step, *, without_alpha: bool, title: Path) -> Made:
@@ -137,7 +123,6 @@ def _told(
     proof: Measure | None = None,
 ) -> Conversion:
     """The document of a tool: what was read, and what every approximation costs."""
-    read = [SourceDocument(path=str(path), sha256=digest) for path, digest in zip(paths, digests, strict=True)]
     errors = {module: proof.error(module) if proof else cut.error for module, cut in changed.cuts.items()}
     found = [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
              for module, cut in changed.cuts.items()]  # fmt: skip
@@ -148,9 +133,7 @@ def _told(
         "approximations": found,
         "relative_error": proof.overall() if proof and found else None,
     }
-    return done.model_copy(
-        update={"command": command, "source": read[0], "inputs": read if len(read) > 1 else [], **told}
-    )
+    return of_inputs(done.model_copy(update=told), command, paths, digests)
 
 
 def told_anew(adapter: Adapter) -> Adapter:
