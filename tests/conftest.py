@@ -17,6 +17,12 @@ ROOT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("ADAPTERHUB_REAL_FILES", ROOT.parent / "shared" / "real"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is remembered from one run of the tests to the next, nor written into anyone's home."""
+    os.environ["ADAPTERHUB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 class Outcome(NamedTuple):
     """What a command line did."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,12 @@ from adapterhub.cli.terminal import write, write_json
 @click.option("--allow-loss", is_flag=True, help="Leave out what does not fit and let numbers overflow, and say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--no-check", is_flag=True, help="Do not read OUT again: its sha256 is not known then.")
+@click.option("--no-check", is_flag=True, help="With --json: do not read OUT again; its sha256 is not known then.")
 @as_json
 @debug
 def command(
     base: Path | None, adapters: tuple[str, ...], target: str, no_check: bool, as_json: bool, **options: Any
 ) -> None:
-    one_thread_a_product()
     given = [strong_path(adapter) for adapter in adapters]
-    done = adapterhub.merge(base, given, target, check=not no_check, **options)
+    done = adapterhub.merge(base, given, target, check=as_json and not no_check, **options)
     write_json(done) if as_json else write("\n".join(describe(done)))
-
-
-def one_thread_a_product() -> None:
-    """Tells OpenBLAS, before numpy is imported, not to share out products that are small: its threads would wait for each other
-    in a loop, and take the cores from copying and hashing (SD 1.5: 10 s instead of 4).
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -9,7 +9,6 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.merge import one_thread_a_product
 from adapterhub.cli.options import PATH, as_json, debug, strong_path
 from adapterhub.cli.terminal import write, write_json
 
@@ -23,13 +22,14 @@ from adapterhub.cli.terminal import write, write_json
 @click.option("--allow-loss", is_flag=True, help="Leave out what does not fit, and say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@click.option("--no-check", is_flag=True, help="Without --undo: do not read OUT again; its sha256 is not known then.")
+@click.option(
+    "--no-check", is_flag=True, help="With --json, without --undo: do not read OUT again; its sha256 is not known then."
+)
 @as_json
 @debug
 def command(
     merged: Path, adapters: tuple[str, ...], target: str, no_check: bool, as_json: bool, **options: Any
 ) -> None:
-    one_thread_a_product()
     given = [strong_path(adapter) for adapter in adapters]
-    done = adapterhub.unmerge(merged, given, target, check=not no_check, **options)
+    done = adapterhub.unmerge(merged, given, target, check=as_json and not no_check, **options)
     write_json(done) if as_json else write("\n".join(describe(done)))

@@ -93,7 +93,7 @@ class Stream:
         view = memoryview(chunk).cast("B")
         if self._size + len(view) > _GATHERED:
             self.flush()
-        if len(view) > _GATHERED:
+        if len(view) >= _GATHERED:
             write_all(self._descriptor, view)
             self._advance(len(view))
         else:

@@ -51,12 +51,17 @@ def as_dtype(tensor: LazyTensor, dtype: str, tally: Tally | None = None) -> Lazy
     def chunks() -> Iterable[Buffer]:
         for chunk in tensor.chunks():
             found = values(from_bytes(tensor.dtype, (8 * len(chunk) // DTYPE_BITS[tensor.dtype],), chunk))
-            stored = _ROUNDED[dtype](found)
+            stored = rounded(found, dtype)
             if tally is not None:
                 _count(found, stored, dtype, tally)
             yield stored.tobytes()
 
     return LazyTensor(dtype, tensor.shape, chunks)
+
+
+def rounded(found: np.ndarray, dtype: str) -> np.ndarray:
+    """`found` in F16 or F32, or the bits of it in BF16, each the nearest there is, half to even."""
+    return _ROUNDED[dtype](found)
 
 
 def _half(found: np.ndarray) -> np.ndarray:

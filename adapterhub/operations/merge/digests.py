@@ -10,7 +10,7 @@ from adapterhub.files import Package
 
 def digest_of(package: Package) -> str:
     """The sha256 of a file; of several files that of their list, `sha256  name` a line, as sha256sum prints it."""
-    found = {name: files.sha256(path) for name, path in package.paths.items()}
+    found = {name: files.cached_sha256(path) for name, path in package.paths.items()}
     if len(found) == 1:
         return next(iter(found.values()))
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))

@@ -12,6 +12,7 @@ from adapterhub.layouts.checkpoint.places import spelled
 from adapterhub.operations.base import Base
 from adapterhub.operations.merge.arithmetic import Rounding, merged
 from adapterhub.operations.merge.plan import NOT_WANTED, Opened, Plan
+from adapterhub.operations.merge.scratch import Pool
 from adapterhub.operations.merge.strengths import Selection
 from adapterhub.operations.merge.terms import Term
 from adapterhub.tensors import Buffer, LazyTensor
@@ -53,4 +54,4 @@ def _now(key: Key, stored: LazyTensor, terms: list[Term]) -> LazyTensor:
 
 
 def _computed(key: Key, stored: LazyTensor, terms: list[Term]) -> Iterator[Buffer]:
-    yield merged(key, stored, terms, "F64", Rounding()).data
+    yield from merged(key, stored, terms, "F64", Rounding(), Pool()).pieces

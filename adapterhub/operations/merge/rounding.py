@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from adapterhub.operations.casting import as_dtype
+from adapterhub.operations.casting import rounded
+from adapterhub.operations.merge.scratch import scratch
 from adapterhub.tensors import from_bytes, values
 
 if TYPE_CHECKING:
@@ -17,33 +18,63 @@ INFINITE = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C, "F16": 0x7C00, "BF16": 0x7F80, "F3
             "F64": 0x7FF0_0000_0000_0000}  # fmt: skip
 """dtype → the magnitude from which on a value is infinite or none at all."""
 _TO_HALF = 2.0**-112
-"""Moves float16's exponents, its subnormal numbers included, onto those of float32."""
-_HALF_ENDS = 0x0F7F_F000
-"""The float32 bits, so moved, from which on float16 rounds to infinity."""
+"""Moves float32's exponents onto those of float16, its subnormal numbers included."""
+_LARGEST_HALF = 65504 * _TO_HALF
+_HALF_SIGN_AND_DIGITS = 0x8FFF_E000
+"""Where the bits of a float16 lie in a float32 so moved."""
 
 
-def nearest(found: np.ndarray, dtype: str) -> np.ndarray:
-    """The bits of float64 numbers in `dtype`, each the nearest there is; what is too large becomes infinite, in E4M3 NaN."""
+def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
+    """The bits of float64 numbers in `dtype`, each the nearest there is, in `out` if given; what is too large becomes infinite,
+    in E4M3 NaN.
+    """
+    import numpy as np
+
+    codes = np.empty(found.shape, CODES[dtype]) if out is None else out
+    numbers, bits = found.reshape(-1), codes.reshape(-1)
     match dtype:
         case "F16":
-            return _half(found)
+            _half(numbers, bits)
         case "BF16":
-            return _brain(found)
-        case "F32" | "F64":
-            return _exactly(found, dtype) if dtype == "F32" else found.view("<u8")
-    return _eighth(found, dtype)
+            _brain(numbers, bits)
+        case "F32":
+            bits[:] = rounded(numbers, dtype).view("<u4")
+        case "F64":
+            bits[:] = numbers.view("<u8")
+        case _:
+            bits[:] = _eighth(numbers, dtype)
+    return codes
 
 
-def decoded(codes: np.ndarray, dtype: str) -> np.ndarray:
-    """The numbers behind bits, in float64."""
-    return values(from_bytes(dtype, codes.shape, codes.reshape(-1).view("u1").data)).astype("<f8")
+def decoded(codes: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
+    """The numbers behind bits, in float64, in `out` if given."""
+    import numpy as np
+
+    numbers = np.empty(codes.shape, "<f8") if out is None else out
+    bits = scratch("bits", codes.shape, "<u4")
+    match dtype:
+        case "F16" if not_finite(codes, dtype) is None:
+            np.copyto(bits.view("<i4"), codes.view("<i2"))  # the sign in every bit above
+            bits <<= 13
+            bits &= _HALF_SIGN_AND_DIGITS
+            np.copyto(numbers, bits.view("<f4"))
+            numbers *= 1 / _TO_HALF
+        case "BF16":
+            np.copyto(bits, codes)
+            bits <<= 16
+            np.copyto(numbers, bits.view("<f4"))
+        case _:
+            numbers[...] = values(from_bytes(dtype, codes.shape, codes.reshape(-1).view("u1").data))
+    return numbers
 
 
-def stochastic(found: np.ndarray, dtype: str, generator: np.random.Generator) -> np.ndarray:
+def stochastic(
+    found: np.ndarray, dtype: str, generator: np.random.Generator, out: np.ndarray | None = None
+) -> np.ndarray:
     """The bits of one of the two neighbours, the nearer one with the greater chance, so that the mean is the number itself."""
     import numpy as np
 
-    codes = nearest(found, dtype)
+    codes = nearest(found, dtype, out)
     near = decoded(codes, dtype)
     sign = codes.dtype.type(1 << (8 * codes.dtype.itemsize - 1))
     away = np.abs(found) > np.abs(near)
@@ -51,68 +82,73 @@ def stochastic(found: np.ndarray, dtype: str, generator: np.random.Generator) ->
     other = np.where(away, magnitude + 1, np.maximum(magnitude, 1) - 1).astype(codes.dtype) | (codes & sign)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         chance = np.abs(found - near) / np.abs(decoded(other, dtype) - near)
-    return np.where(generator.random(found.shape) < chance, other, codes)
+    np.copyto(codes, other, where=generator.random(found.shape) < chance)
+    return codes
 
 
 def not_finite(codes: np.ndarray, dtype: str) -> np.ndarray | None:
     """Where numbers are infinite or none; None where all are finite."""
-    magnitude = codes & ((1 << (8 * codes.dtype.itemsize - 1)) - 1)
+    import numpy as np
+
     ends = INFINITE[dtype]
+    magnitude = scratch("magnitude", codes.shape, CODES[dtype])
+    np.bitwise_and(codes, (1 << (8 * codes.dtype.itemsize - 1)) - 1, out=magnitude)
     return magnitude >= ends if int(magnitude.max(initial=0)) >= ends else None
 
 
-def _exactly(found: np.ndarray, dtype: str) -> np.ndarray:
+def _half(found: np.ndarray, codes: np.ndarray) -> None:
+    """By way of float32, whose exponents are moved to be those of float16; four times as fast as numpy's own cast."""
     import numpy as np
 
-    data = as_dtype(from_bytes("F64", found.shape, found.tobytes()), dtype).read()
-    return np.frombuffer(data, CODES[dtype]).reshape(found.shape)
+    scaled = np.multiply(found, _TO_HALF, out=scratch("scaled", found.shape, "<f8"))
+    narrow = _narrowed(scaled)
+    if (
+        not -_LARGEST_HALF <= narrow.min(initial=0) <= narrow.max(initial=0) <= _LARGEST_HALF
+    ):  # nor if one is none at all
+        codes[...] = rounded(found, "F16").view("<u2")
+        return
+    _cut(narrow.view("<u4"), 13, found, "F16", codes)
 
 
-def _half(found: np.ndarray) -> np.ndarray:
-    """By way of float32 and integers, three times as fast as numpy's own cast; a number in the middle between two that
-    float32 may have been rounded to is asked again.
+def _brain(found: np.ndarray, codes: np.ndarray) -> None:
+    """By way of float32, of which bfloat16 is the upper half."""
+    bits = _narrowed(found).view("<u4")
+    if not_finite(bits, "F32") is not None:
+        codes[...] = rounded(found, "BF16")
+        return
+    _cut(bits, 16, found, "BF16", codes)
+
+
+def _narrowed(found: np.ndarray) -> np.ndarray:
+    """The numbers in float32."""
+    import numpy as np
+
+    narrow = scratch("narrow", found.shape, "<f4")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.copyto(narrow, found, casting="unsafe")
+    return narrow
+
+
+def _cut(bits: np.ndarray, count: int, found: np.ndarray, dtype: str, codes: np.ndarray) -> None:
+    """Float32 without its last `count` bits, half to even. A number in the middle between two, to which float32 itself may have
+    been rounded, is asked again.
     """
     import numpy as np
 
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scaled = np.empty(found.shape, "<f4")
-        bits = np.multiply(found, _TO_HALF, out=scaled, casting="unsafe").view("<u4")
-    sign = bits >> 16
-    sign &= 0x8000
-    bits &= 0x7FFF_FFFF
-    if int(bits.max(initial=0)) >= _HALF_ENDS:
-        return _exactly(found, "F16")
-    rounded = bits >> 13
-    rounded &= 1
-    rounded += 0xFFF
-    rounded += bits
-    rounded >>= 13
-    rounded |= sign
-    return _with_middles(rounded.astype("<u2"), bits, 0x1FFF, found, "F16")
-
-
-def _brain(found: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        bits = found.astype("<f4").view("<u4")
-    if int((bits & 0x7FFF_FFFF).max(initial=0)) >= INFINITE["F32"]:
-        return _exactly(found, "BF16")
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    return _with_middles(rounded.astype("<u2"), bits, 0xFFFF, found, "BF16")
-
-
-def _with_middles(codes: np.ndarray, bits: np.ndarray, rest: int, found: np.ndarray, dtype: str) -> np.ndarray:
-    import numpy as np
-
-    middles = np.flatnonzero((bits & rest) == (rest + 1) // 2)
-    if middles.size:
-        codes.reshape(-1)[middles] = _exactly(found.reshape(-1)[middles], dtype)
-    return codes
+    kept, sign = (scratch(name, bits.shape, "<u4") for name in ("kept", "sign"))
+    np.right_shift(bits, count, out=kept)
+    kept &= 1
+    kept += (1 << count - 1) - 1
+    kept += bits
+    kept >>= count
+    if count < 16:  # the sign stayed above
+        kept |= np.bitwise_and(np.right_shift(bits, 16, out=sign), 0x8000, out=sign)
+    np.copyto(codes, kept, casting="unsafe")
+    np.bitwise_and(bits, (1 << count) - 1, out=kept)
+    middles = np.equal(kept, 1 << count - 1, out=scratch("middles", bits.shape, "?"))
+    if middles.any():
+        asked = np.flatnonzero(middles)
+        codes[asked] = rounded(found[asked], dtype).view("<u2")
 
 
 def _eighth(found: np.ndarray, dtype: str) -> np.ndarray:

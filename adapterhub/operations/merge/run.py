@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,10 +22,11 @@ from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
 from adapterhub.operations.merge.digests import digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
+from adapterhub.operations.merge.scratch import Pool
 from adapterhub.operations.merge.undo import Recorder
 from adapterhub.operations.source import Source
 from adapterhub.operations.wish import DTYPES, Wish
-from adapterhub.tensors import Buffer, LazyTensor
+from adapterhub.tensors import Buffer, LazyTensor, length
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
     overflows: dict[Key, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
+    pool: Pool = field(default_factory=Pool)
     recorder: Recorder | None = None
 
     @property
@@ -61,7 +63,7 @@ class Run:
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
         touched = [key for key in output.ordered(self.opened) if key in self.plan.terms]
-        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute) as ahead:
+        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute, self._bytes) as ahead:
             base = beside.submit(digest_of, self.opened.package)
             marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
             package = self._package(ahead, lambda: self._fields(base.result(), [mark.result() for mark in marks]))
@@ -90,15 +92,20 @@ class Run:
         return [path for source in (self.opened, *(one.source for one in self.adapters))
                 for path in source.package.paths.values()]  # fmt: skip
 
+    def _bytes(self, key: Key) -> int:
+        """What the result of a tensor takes while it waits."""
+        stored = self.opened.adapter.tensors[key]
+        return Pool.taken(length(self.dtype or stored.dtype, stored.shape))
+
     def _compute(self, key: Key) -> Merged:
         stored, terms = self.opened.adapter.tensors[key], self.plan.terms[key]
         recorder = self.recorder
         record = recorder.of(key) if recorder is not None and recorder.subtracts(key, stored, terms) else None
         how = Rounding(self.order.rounding == "stochastic", self.order.seed)
-        made = merged(key, stored, terms, self.dtype or stored.dtype, how, record)
+        made = merged(key, stored, terms, self.dtype or stored.dtype, how, self.pool, record)
         self.overflows[key] = made.overflows
         if recorder is not None:
-            recorder.done(key, stored, made.data)
+            recorder.done(key, stored, made.pieces)
         return made
 
     def _package(self, compute: Callable[[Key], Merged], late: Callable[[], Mapping[str, str]] | None) -> Package:
@@ -119,8 +126,8 @@ class Run:
         }
 
 
-def _chunks(compute: Callable[[Key], Merged], key: Key) -> tuple[Buffer]:
-    return (compute(key).data,)
+def _chunks(compute: Callable[[Key], Merged], key: Key) -> Iterable[Buffer]:
+    return compute(key).pieces
 
 
 @dataclass
@@ -153,7 +160,8 @@ class _Proof:
     def _require_finite(self) -> None:
         count = sum(self.run.overflows.values()) + self.run.tally.overflows
         if count and not self.run.order.allow_loss:
-            losses = [(".".join(key[:2]), f"{number} numbers") for key, number in self.run.overflows.items() if number]
+            losses = [(".".join(key[:2]), f"{number} numbers") for key in self.run.plan.terms
+                      if (number := self.run.overflows.get(key))]  # fmt: skip
             raise LossyConversion(f"{count} numbers would become infinite", losses,
                                   mend="Merge at a lower strength, with --dtype bf16, or --allow-loss.")  # fmt: skip
 

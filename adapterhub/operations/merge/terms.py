@@ -67,8 +67,10 @@ class Term:
 class Change(Protocol):
     """A change that is added, as rows of the weight seen as a matrix."""
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Some of its rows in float64."""
+    columns: int
+
+    def rows(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Puts some of its rows into `out`, in float64."""
 
 
 class Product:
@@ -79,10 +81,12 @@ class Product:
 
         self._up = np.concatenate([_up(term) for term in terms], axis=1)
         self._down = np.concatenate([_wide(term.roles[R.DOWN]) for term in terms])
+        self.columns = self._down.shape[1]
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        made: np.ndarray = self._up[start:stop] @ self._down
-        return made
+    def rows(self, start: int, stop: int, out: np.ndarray) -> None:
+        import numpy as np
+
+        np.matmul(self._up[start:stop], self._down, out=out)
 
 
 class Table:
@@ -90,9 +94,12 @@ class Table:
 
     def __init__(self, difference: np.ndarray, strength: float) -> None:
         self._difference, self._strength = difference, strength
+        self.columns = difference.shape[1]
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        return self._difference[start:stop].astype("<f8") * self._strength
+    def rows(self, start: int, stop: int, out: np.ndarray) -> None:
+        import numpy as np
+
+        np.multiply(self._difference[start:stop], self._strength, out=out, dtype="<f8")
 
 
 def changes(terms: Sequence[Term]) -> list[Change]:

@@ -53,11 +53,11 @@ class Recorder:
         held = self._predicted[key] = bytearray()
         return lambda codes: held.extend(codes.reshape(-1).view("u1").data)
 
-    def done(self, key: Key, stored: LazyTensor, made: Buffer) -> None:
+    def done(self, key: Key, stored: LazyTensor, made: Iterable[Buffer]) -> None:
         """Packs the differences of a tensor."""
         predicted = self._predicted.pop(key, None)
         subtracted = predicted is not None
-        differences = _differences(stored.read(), made if predicted is None else predicted, stored.dtype)
+        differences = _differences(stored.read(), b"".join(made) if predicted is None else predicted, stored.dtype)
         self._packed[key] = (subtracted, packed(differences, stored.nbytes))
 
     def write(self, path: Path, merged: str, base: str, terms: Mapping[Key, Sequence[Term]], *, force: bool) -> None:
@@ -68,7 +68,8 @@ class Recorder:
         weights: list[dict[str, Any]] = []
         numbered: dict[int, int] = {}
         told: list[dict[str, Any]] = []
-        for number, (key, (subtracted, data)) in enumerate(self._packed.items()):
+        for number, key in enumerate(key for key in terms if key in self._packed):
+            subtracted, data = self._packed[key]
             tensors[f"change.{number}"] = _bytes(data)
             used = [_numbered(term, numbered, told, tensors) for term in terms[key]] if subtracted else None
             weights.append({"key": list(key), "terms": used})

@@ -67,7 +67,7 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
         with open_adapter(wish.source, architecture=told.architecture, kinds=(Kind.CHECKPOINT,),
                           forgiven={"missing-weights"}) as opened:  # fmt: skip
             touched = [key for key in output.ordered(opened) if key in told.weights]
-            with Ahead(touched, partial(_bits, opened, told)) as ahead:
+            with Ahead(touched, partial(_bits, opened, told), lambda key: opened.adapter.tensors[key].nbytes) as ahead:
                 restored = _package(opened, ahead)
                 restored = Package.new({name: File(file.tensors, in_given_order=True, head=told.head)
                                         for name, file in restored.files.items()})  # fmt: skip

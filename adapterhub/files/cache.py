@@ -1,0 +1,66 @@
+"""SHA-256 of large files that were hashed before, which takes a look at the file instead of a reading of it.
+
+One small file each in the user's cache folder, or in $ADAPTERHUB_CACHE; none if that is empty. It is called by device, inode,
+size and both times of the hashed file. The time of the last change of the inode cannot be set by a program, so that content
+cannot change and all of these stay; a file that was changed less than two seconds ago is not remembered, for a clock may
+tick that slowly.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from adapterhub.files.digests import sha256
+from adapterhub.files.source import machine
+
+WORTHWHILE = 64 << 20
+"""Bytes below which hashing is quicker than any book-keeping is worth."""
+_SETTLED_NS = 2_000_000_000
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def cached_sha256(path: Path) -> str:
+    """`sha256` of the file, remembered if it is large."""
+    with machine("read", path):
+        before = os.stat(path)
+    place = _place(before) if before.st_size >= WORTHWHILE else None
+    if place is None:
+        return sha256(path)
+    with suppress(OSError, UnicodeDecodeError):
+        if _DIGEST.fullmatch(known := place.read_text("ascii")):
+            return known
+    found = sha256(path)
+    with suppress(OSError):  # a cache that cannot be written is none
+        if _name(os.stat(path)) == place.name and time.time_ns() - before.st_ctime_ns > _SETTLED_NS:
+            _remember(place, found)
+    return found
+
+
+def _place(stat: os.stat_result) -> Path | None:
+    given = os.environ.get("ADAPTERHUB_CACHE")
+    if given is None:
+        from platformdirs import user_cache_path
+
+        return user_cache_path("adapterhub", appauthor=False) / "sha256" / _name(stat)
+    return Path(given) / "sha256" / _name(stat) if given else None
+
+
+def _name(stat: os.stat_result) -> str:
+    return "-".join(
+        f"{number:x}" for number in (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    )
+
+
+def _remember(place: Path, digest: str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{uuid4().hex}")
+    try:
+        temporary.write_text(digest, "ascii")
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
