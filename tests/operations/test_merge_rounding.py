@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,19 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=["numpy", "torch"])
+def caster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Who casts."""
+    if request.param == "numpy":
+        yield "numpy"
+        return
+    monkeypatch.setattr(rounding, "_PAYS", 0)
+    with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(1, beside):
+        beside.submit(int).result()
+        assert rounding._Torch.module is torch
+        yield "torch"
+
+
 def sizes(dtype: str) -> np.ndarray:
     """All finite magnitudes in ascending order, as torch reads them; the code of each is its index."""
     kind, bits = KINDS[dtype]
@@ -21,6 +37,7 @@ def sizes(dtype: str) -> np.ndarray:
     return torch.from_numpy(codes).to(bits).view(kind).double().numpy()
 
 
+@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", KINDS)
 def test_every_number_middle_and_neighbour_of_a_middle(dtype: str, sign: int) -> None:
@@ -36,6 +53,7 @@ def test_every_number_middle_and_neighbour_of_a_middle(dtype: str, sign: int) ->
         assert np.array_equal(rounding.nearest(sign * numbers, dtype), wanted | negative)
 
 
+@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("dtype", KINDS)
 def test_what_is_too_large_is_infinite_and_nan_stays_one(dtype: str) -> None:
     largest = sizes(dtype)[-1]
@@ -64,3 +82,45 @@ def test_by_chance_it_is_one_of_the_neighbours_and_right_in_the_mean(dtype: str)
     assert (spread[-2:] == 0).all()
     assert np.array_equal(near[-2:], [0.0, 0.5])
     assert (np.abs(found.mean(0) - numbers) <= 0.02 * spread + 1e-18).all()
+
+
+@pytest.mark.usefixtures("caster")
+@pytest.mark.parametrize("dtype", KINDS)
+def test_every_code_is_decoded_exactly_and_comes_back(dtype: str) -> None:
+    kind, bits = KINDS[dtype]
+    whole = rounding.CODES[dtype]
+    codes = np.arange(1 << (8 * np.dtype(whole).itemsize)).astype(whole)
+    wanted = torch.from_numpy(codes.astype("i8")).to(bits).view(kind).double().numpy()
+    found = rounding.decoded(codes, dtype)
+    assert np.array_equal(found, wanted, equal_nan=True)
+    assert np.array_equal(np.signbit(found), np.signbit(wanted)) or dtype.startswith("F8")
+    numbers = ~np.isnan(wanted)
+    assert np.array_equal(rounding.nearest(found[numbers], dtype), codes[numbers])
+
+
+@pytest.mark.usefixtures("caster")
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_near_the_middle_of_two_float32_is_asked_and_not_rounded_twice(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    found = sizes(dtype)[:-1] if dtype == "BF16" else sizes(dtype)
+    middles = (found[:-1] + found[1:]) / 2
+    for exponent in (-52, -45, -40, -30):
+        numbers = middles * (1 + rng.choice([-1, 1], middles.size) * 2.0**exponent)
+        codes = np.arange(middles.size)
+        wanted = np.where(numbers > middles, codes + 1, codes)
+        assert np.array_equal(rounding.nearest(numbers, dtype), wanted)
+
+
+def test_torch_has_its_threads_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "_PAYS", 10)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(10, beside):
+            beside.submit(int).result()
+        assert torch.get_num_threads() == 2
+        assert rounding._Torch.module is None
+        with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(9, beside):
+            assert rounding._Torch.module is None
+    finally:
+        torch.set_num_threads(before)

@@ -1,8 +1,15 @@
-"""float64 rounded once to what a model stores, as the bits that are stored: half to even, or by chance."""
+"""float64 rounded once to what a model stores, as the bits that are stored: half to even, or by chance.
+
+By numpy, or a good deal faster by torch once it is there (`cast_by_torch`); to the same bits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from adapterhub.operations.casting import rounded
@@ -17,11 +24,47 @@ CODES = {"F8_E4M3": "u1", "F8_E5M2": "u1", "F16": "<u2", "BF16": "<u2", "F32": "
 INFINITE = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C, "F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000,
             "F64": 0x7FF0_0000_0000_0000}  # fmt: skip
 """dtype → the magnitude from which on a value is infinite or none at all."""
+_TORCH_KINDS = {"F16": "float16", "BF16": "bfloat16"}
+_PAYS = 1_500_000_000
+"""Numbers that numpy takes a second or two longer for than torch, which is what importing torch takes."""
+_SPARE = {"F16": 13, "BF16": 16}
+"""dtype → how many more digits float32 has."""
 _TO_HALF = 2.0**-112
 """Moves float32's exponents onto those of float16, its subnormal numbers included."""
 _LARGEST_HALF = 65504 * _TO_HALF
 _HALF_SIGN_AND_DIGITS = 0x8FFF_E000
 """Where the bits of a float16 lie in a float32 so moved."""
+
+
+class _Torch:
+    """The module, while it casts."""
+
+    module: ModuleType | None = None
+
+
+@contextmanager
+def cast_by_torch(numbers: int, beside: Executor) -> Iterator[None]:
+    """Inside, torch casts as soon as `beside` has imported it, if there are so many `numbers` that this pays."""
+    if numbers < _PAYS:
+        yield
+        return
+    threads = beside.submit(_begin)
+    try:
+        yield
+    finally:
+        torch, _Torch.module = _Torch.module, None
+        if torch is not None:
+            torch.set_num_threads(threads.result())
+
+
+def _begin() -> int:
+    """Imports torch, and has it cast in the threads that ask; gives how many of its own it had."""
+    import torch
+
+    threads: int = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _Torch.module = torch
+    return threads
 
 
 def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
@@ -33,6 +76,8 @@ def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
     codes = np.empty(found.shape, CODES[dtype]) if out is None else out
     numbers, bits = found.reshape(-1), codes.reshape(-1)
     match dtype:
+        case "F16" | "BF16" if _Torch.module is not None:
+            _cast(numbers, dtype, bits, _Torch.module)
         case "F16":
             _half(numbers, bits)
         case "BF16":
@@ -53,6 +98,10 @@ def decoded(codes: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
     numbers = np.empty(codes.shape, "<f8") if out is None else out
     bits = scratch("bits", codes.shape, "<u4")
     match dtype:
+        case "F16" if _Torch.module is not None:
+            torch, narrow = _Torch.module, bits.view("<f4")
+            torch.from_numpy(narrow).copy_(torch.from_numpy(codes.view("<f2")))
+            np.copyto(numbers, narrow)
         case "F16" if not_finite(codes, dtype) is None:
             np.copyto(bits.view("<i4"), codes.view("<i2"))  # the sign in every bit above
             bits <<= 13
@@ -62,7 +111,8 @@ def decoded(codes: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
         case "BF16":
             np.copyto(bits, codes)
             bits <<= 16
-            np.copyto(numbers, bits.view("<f4"))
+            with np.errstate(invalid="ignore"):
+                np.copyto(numbers, bits.view("<f4"))
         case _:
             numbers[...] = values(from_bytes(dtype, codes.shape, codes.reshape(-1).view("u1").data))
     return numbers
@@ -107,7 +157,7 @@ def _half(found: np.ndarray, codes: np.ndarray) -> None:
     ):  # nor if one is none at all
         codes[...] = rounded(found, "F16").view("<u2")
         return
-    _cut(narrow.view("<u4"), 13, found, "F16", codes)
+    _cut(narrow.view("<u4"), _SPARE["F16"], found, "F16", codes)
 
 
 def _brain(found: np.ndarray, codes: np.ndarray) -> None:
@@ -116,7 +166,17 @@ def _brain(found: np.ndarray, codes: np.ndarray) -> None:
     if not_finite(bits, "F32") is not None:
         codes[...] = rounded(found, "BF16")
         return
-    _cut(bits, 16, found, "BF16", codes)
+    _cut(bits, _SPARE["BF16"], found, "BF16", codes)
+
+
+def _cast(found: np.ndarray, dtype: str, codes: np.ndarray, torch: ModuleType) -> None:
+    """By torch's casts from float32, which know the instructions for them."""
+    narrow = _narrowed(found)
+    torch.from_numpy(codes.view("<i2")).view(getattr(torch, _TORCH_KINDS[dtype])).copy_(torch.from_numpy(narrow))
+    if not_finite(codes, dtype) is not None:
+        codes[...] = rounded(found, dtype).view("<u2")
+    else:
+        _ask_again(narrow.view("<u4"), 0, _SPARE[dtype] - 1, found, dtype, codes)
 
 
 def _narrowed(found: np.ndarray) -> np.ndarray:
@@ -130,9 +190,7 @@ def _narrowed(found: np.ndarray) -> np.ndarray:
 
 
 def _cut(bits: np.ndarray, count: int, found: np.ndarray, dtype: str, codes: np.ndarray) -> None:
-    """Float32 without its last `count` bits, half to even. A number in the middle between two, to which float32 itself may have
-    been rounded, is asked again.
-    """
+    """Float32 without its last `count` bits, half to even."""
     import numpy as np
 
     kept, sign = (scratch(name, bits.shape, "<u4") for name in ("kept", "sign"))
@@ -144,8 +202,15 @@ def _cut(bits: np.ndarray, count: int, found: np.ndarray, dtype: str, codes: np.
     if count < 16:  # the sign stayed above
         kept |= np.bitwise_and(np.right_shift(bits, 16, out=sign), 0x8000, out=sign)
     np.copyto(codes, kept, casting="unsafe")
-    np.bitwise_and(bits, (1 << count) - 1, out=kept)
-    middles = np.equal(kept, 1 << count - 1, out=scratch("middles", bits.shape, "?"))
+    _ask_again(bits, 1 << count - 1, count, found, dtype, codes)
+
+
+def _ask_again(bits: np.ndarray, middle: int, count: int, found: np.ndarray, dtype: str, codes: np.ndarray) -> None:
+    """Rounds anew what float32 may have been rounded to the middle between two: where its last `count` bits are `middle`."""
+    import numpy as np
+
+    rest = np.bitwise_and(bits, (1 << count) - 1, out=scratch("kept", bits.shape, "<u4"))
+    middles = np.equal(rest, middle, out=scratch("middles", bits.shape, "?"))
     if middles.any():
         asked = np.flatnonzero(middles)
         codes[asked] = rounded(found[asked], dtype).view("<u2")

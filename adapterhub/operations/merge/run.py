@@ -22,6 +22,7 @@ from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
 from adapterhub.operations.merge.digests import digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
+from adapterhub.operations.merge.rounding import cast_by_torch
 from adapterhub.operations.merge.scratch import Pool
 from adapterhub.operations.merge.undo import Recorder
 from adapterhub.operations.source import Source
@@ -63,7 +64,12 @@ class Run:
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
         touched = [key for key in output.ordered(self.opened) if key in self.plan.terms]
-        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute, self._bytes) as ahead:
+        numbers = sum(self.opened.adapter.tensors[key].size for key in touched)
+        with (
+            ThreadPoolExecutor(1) as beside,
+            cast_by_torch(numbers, beside),
+            Ahead(touched, self._compute, self._bytes) as ahead,
+        ):
             base = beside.submit(digest_of, self.opened.package)
             marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
             package = self._package(ahead, lambda: self._fields(base.result(), [mark.result() for mark in marks]))
