@@ -7,10 +7,14 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import adapterhub
 from adapterhub.errors import OutputExists, RefusedInput, UnknownName, UsageError
+from adapterhub.operations.lora import thresholds
 from tests.operations.made_loras import (
     ADDITIVE,
     CONV,
@@ -152,26 +156,49 @@ def test_a_tolerance_takes_the_smallest_rank_that_keeps_to_it(tmp_path, toleranc
     assert (done.approximations[0].rank, done.approximations[0].error <= tolerance) == (rank, True)
 
 
-def ties(changes, density):
-    """Yadav et al., 2023, algorithm 1, in numpy: trim, elect, disjoint mean."""
-    kept = round(density * changes[0].size)
-    trimmed = [np.where(np.abs(c) >= np.sort(np.abs(c), axis=None)[-kept], c, 0) for c in changes]
+def ties(vectors, density):
+    """Yadav et al., 2023, algorithm 1, in numpy, on whole task vectors: trim, elect, disjoint mean."""
+    kept = round(density * vectors[0].size)
+    trimmed = [np.where(np.abs(v) >= np.sort(np.abs(v))[-kept], v, 0) for v in vectors]
     sign = np.sign(sum(trimmed))
     total = sum(np.where(np.sign(t) == sign, t, 0) for t in trimmed)
     return total / np.maximum(sum((np.sign(t) == sign) & (t != 0) for t in trimmed), 1)
 
 
+@pytest.mark.parametrize("at_once", [1 << 20, 100])
 @pytest.mark.parametrize("density", [None, 0.5])
-def test_ties_trims_elects_and_takes_disjoint_means_of_the_changes(tmp_path, density):
-    a, b = ({LINEAR: lora(SHAPES[LINEAR])} for _ in range(2))
+def test_ties_trims_elects_and_takes_disjoint_means_of_all_that_an_adapter_changes(
+    tmp_path, density, at_once, monkeypatch
+):
+    monkeypatch.setattr(thresholds, "_AT_ONCE", at_once)
+    modules = list(SHAPES)[:2]
+    a, b = ({module: lora(SHAPES[module]) for module in modules} for _ in range(2))
+    b[modules[0]] = {
+        role: 0.1 * array for role, array in b[modules[0]].items()
+    }  # of which less stays than of the other
     done = adapterhub.combine(
         pair(tmp_path, a, b), tmp_path / "c.safetensors", method="ties", density=density, rank=320, dtype="fp32"
     )
-    expected = ties(
-        [weight * change(held[LINEAR]) for weight, held in zip(WEIGHTS, (a, b), strict=True)], density or 0.2
-    )
-    assert off(changes(tmp_path / "c.safetensors")[LINEAR], expected) < 1e-6
-    assert done.approximations[0].error < 1e-6
+    vectors = [
+        np.concatenate([weight * change(held[module]).ravel() for module in modules])
+        for weight, held in zip(WEIGHTS, (a, b), strict=True)
+    ]
+    made = changes(tmp_path / "c.safetensors")
+    assert off(np.concatenate([made[module].ravel() for module in modules]), ties(vectors, density or 0.2)) < 1e-6
+    assert max(told.error for told in done.approximations) < 1e-6
+
+
+@given(
+    st.lists(st.lists(st.floats(width=64, allow_nan=False, allow_infinity=False), min_size=1), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.sampled_from([0, 1, 3, 1 << 20]),
+)
+def test_a_threshold_is_the_kth_largest_magnitude_however_it_is_counted(parts, share, at_once):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(thresholds, "_AT_ONCE", at_once)
+        found = thresholds.threshold(lambda: [torch.tensor(part, dtype=torch.float64) for part in parts], share)
+    every = sorted((abs(number) for part in parts for number in part), reverse=True)
+    assert found == every[max(1, round(share * len(every))) - 1]
 
 
 def test_dare_drops_and_rescales_so_that_the_sum_is_the_same_on_average(tmp_path):

@@ -19,7 +19,7 @@ from adapterhub.operations.lora.low_rank import bound
 from adapterhub.operations.lora.pairs import needs_base
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.scale import not_linear
-from adapterhub.operations.lora.sums import Mixing, Term, combined, mixing_of, wanted
+from adapterhub.operations.lora.sums import Mixing, Term, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.threads import each
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
@@ -45,7 +45,7 @@ def combine(
 
     "linear" is Σ weight · ΔW, whatever the ranks, alphas, algorithms and layouts: exact, with the ranks added up, or with `rank`
     or `tolerance` its best approximation, computed from the factors; "svd" insists on one of these. "ties" and "dare" merge
-    ΔW itself, module by module, keeping a share `density` of the numbers (0.2, 0.1), and approximate what comes of that.
+    ΔW itself, keeping a share `density` of the numbers of each LoRA (0.2, 0.1), and approximate what comes of that.
     Modules that one adapter alone has are scaled as they are. Full differences, norms and biases are added. Numbers that have
     to be computed have `dtype`, else F32 (F64 where that is among them); of an approximation the factors' own.
 
@@ -71,6 +71,7 @@ def _changed(
     terms = _terms(adapter, paths, weights)
     base = Base(adapter.architecture, {})
     _ensure_addable(terms, mixing)
+    mixing = trimming(mixing, terms.values())
     tensors: dict[Key, LazyTensor] = {}
     cuts: dict[Module, Cut] = {}
     every = each(lambda module: combined(module, terms[module], mixing, request.dtype), terms)

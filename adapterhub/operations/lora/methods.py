@@ -11,49 +11,46 @@ from torch import Tensor
 
 
 class Method(NamedTuple):
-    """`merge(changes, density, seed)` gives one tensor of several, each already times its weight; `density` is the paper's."""
+    """`merge(changes, kept, seed)` gives one tensor of several, each already times its weight.
 
-    merge: Callable[[Sequence[Tensor], float, int], Tensor]
-    density: float
-
-
-def ties(changes: Sequence[Tensor], density: float, seed: int) -> Tensor:
-    """Trim, elect sign, disjoint mean (Yadav et al., 2023: TIES-Merging, algorithm 1), within one tensor.
-
-    Of each change the `density` largest numbers stay; the sign of every place is that of their sum; the result is the mean of
-    those that stayed and have it. The paper's λ is a weight that all changes share. Draws nothing from `seed`.
+    `kept` says for each what stays of it: a share of its numbers, the paper's `density`, or where the method `trims` the
+    magnitude from which on the numbers are among that share of all that the adapter changes.
     """
-    trimmed = torch.stack([_largest(change, density) for change in changes])
+
+    merge: Callable[[Sequence[Tensor], Sequence[float], int], Tensor]
+    density: float
+    trims: bool
+
+
+def ties(changes: Sequence[Tensor], thresholds: Sequence[float], seed: int) -> Tensor:
+    """Trim, elect sign, disjoint mean (Yadav et al., 2023: TIES-Merging, algorithm 1).
+
+    Of each change the numbers stay that reach its threshold; the sign of every place is that of their sum; the result is the
+    mean of those that stayed and have it. The paper's λ is a weight that all changes share. Draws nothing from `seed`.
+    """
+    trimmed = torch.stack([torch.where(change.abs() >= least, change, 0)
+                           for change, least in zip(changes, thresholds, strict=True)])  # fmt: skip
     elected = trimmed.sum(0).sign()
     agreeing = (trimmed.sign() == elected) & (trimmed != 0)
     return (trimmed * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
 
 
-def dare(changes: Sequence[Tensor], density: float, seed: int) -> Tensor:
-    """Drop and rescale, then add (Yu et al., 2023: DARE with task arithmetic): each number stays with a probability of `density`,
+def dare(changes: Sequence[Tensor], shares: Sequence[float], seed: int) -> Tensor:
+    """Drop and rescale, then add (Yu et al., 2023: DARE with task arithmetic): each number stays with a probability of its share,
     and is divided by it.
     """
     total = torch.zeros_like(changes[0])
-    for number, change in enumerate(changes):
+    for number, (change, share) in enumerate(zip(changes, shares, strict=True)):
         generator = torch.Generator().manual_seed(seed * 1009 + number)
-        kept = torch.rand(change.shape, generator=generator, dtype=torch.float64) < density
-        total = total + kept * change / density
+        kept = torch.rand(change.shape, generator=generator, dtype=torch.float64) < share
+        total = total + kept * change / share
     return total
 
 
-METHODS: Mapping[str, Method] = {"ties": Method(ties, 0.2), "dare": Method(dare, 0.1)}
+METHODS: Mapping[str, Method] = {"ties": Method(ties, 0.2, trims=True), "dare": Method(dare, 0.1, trims=False)}
 
 
 def seed_of(seed: int, *names: str) -> int:
     """Another seed for each module."""
     text = "\0".join((str(seed), *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:5], "little")
-
-
-def _largest(change: Tensor, density: float) -> Tensor:
-    """The numbers of the largest magnitude; the others as zeros."""
-    kept = max(1, round(density * change.numel()))
-    places = change.abs().flatten().topk(kept).indices
-    found = torch.zeros_like(change).flatten()
-    found[places] = change.flatten()[places]
-    return found.reshape(change.shape)

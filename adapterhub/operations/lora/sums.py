@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from adapterhub.operations.lora.methods import METHODS, Method, seed_of
 from adapterhub.operations.lora.pairs import computed, dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Cut
 from adapterhub.operations.lora.scale import scaled
+from adapterhub.operations.lora.thresholds import threshold
 from adapterhub.tensors import Buffer, LazyTensor, Shape, holds, scalar
 
 R = Role
@@ -53,12 +55,15 @@ class Mixing(NamedTuple):
     within: Bound | None
     density: float = 1.0
     seed: int = 0
+    thresholds: Mapping[int, float] = {}
 
-    def of(self, module: Module, parts: Sequence[Tensor]) -> Tensor:
-        """One tensor of several of one shape, each already times its weight."""
+    def of(self, module: Module, parts: Mapping[int, Tensor]) -> Tensor:
+        """One tensor of several of one shape, by the numbers of their inputs, each already times its weight."""
+        changes = list(parts.values())
         if self.method is None:
-            return torch.stack(tuple(parts)).sum(0) if len(parts) > 1 else parts[0]
-        return self.method.merge(parts, self.density, seed_of(self.seed, *module))
+            return torch.stack(changes).sum(0) if len(changes) > 1 else changes[0]
+        kept = [self.thresholds[number] if self.method.trims else self.density for number in parts]
+        return self.method.merge(changes, kept, seed_of(self.seed, *module))
 
 
 class Combined(NamedTuple):
@@ -82,6 +87,27 @@ def mixing_of(method: str, within: Bound | None, density: float | None, seed: in
     return Mixing(known, within, density or (known.density if known else 1.0), seed)
 
 
+def trimming(mixing: Mixing, terms: Iterable[Sequence[Term]]) -> Mixing:
+    """With the thresholds of a method that trims: the numbers of an input are all that it changes, in every module."""
+    if mixing.method is None or not mixing.method.trims:
+        return mixing
+    by_number: dict[int, list[Term]] = {}
+    for term in (term for module in terms for term in module if not term.is_embedding):
+        by_number.setdefault(term.number, []).append(term)
+    found = {number: threshold(partial(_numbers, held), mixing.density) for number, held in by_number.items()}
+    return mixing._replace(thresholds=found)
+
+
+def _numbers(terms: Sequence[Term]) -> Iterator[Tensor]:
+    """Everything that one input changes, module by module."""
+    for term in terms:
+        bias = deltas.delta(term.tensors).bias()
+        if bias is not None:
+            yield term.weight * bias
+        if not term.tensors.keys() <= {R.DIFF_B, R.ALPHA}:
+            yield term.weight * deltas.change(term.tensors, None)
+
+
 def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) -> Effect:
     """What the module should do."""
     if len(terms) == 1 and mixing.method is None:
@@ -89,9 +115,11 @@ def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) ->
         return only.times(terms[0].weight)
     if terms[0].is_embedding:
         return Effect(None, None)
-    found = [effect(module, term.tensors, base).times(term.weight) for term in terms]
-    weights = [part.weight for part in found if part.weight is not None and part.weight.numel() > 1]
-    biases = [part.bias for part in found if part.bias is not None]
+    found = {term.number: effect(module, term.tensors, base).times(term.weight) for term in terms}
+    weights = {
+        number: part.weight for number, part in found.items() if part.weight is not None and part.weight.numel() > 1
+    }
+    biases = {number: part.bias for number, part in found.items() if part.bias is not None}
     return Effect(mixing.of(module, weights) if weights else None, mixing.of(module, biases) if biases else None)
 
 
@@ -119,8 +147,8 @@ def combined(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str |
 
 def _biases(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> dict[Role, LazyTensor]:
     """What is added to the bias."""
-    found = [(term.weight, deltas.delta(term.tensors).bias()) for term in terms]
-    parts = [weight * bias for weight, bias in found if bias is not None]
+    found = {term.number: (term.weight, deltas.delta(term.tensors).bias()) for term in terms}
+    parts = {number: weight * bias for number, (weight, bias) in found.items() if bias is not None}
     stored = computed(dtype, *(term.tensors for term in terms))
     return {R.DIFF_B: deltas.lazy(mixing.of(module, parts), stored)} if parts else {}
 
@@ -178,7 +206,7 @@ def _difference(
     shape = _shape(modules)
 
     def merged() -> Tensor:
-        parts = [term.weight * deltas.change(term.tensors, None).flatten() for term in terms]
+        parts = {term.number: term.weight * deltas.change(term.tensors, None).flatten() for term in terms}
         return mixing.of(module, parts).reshape(shape)
 
     if mixing.within is None or len(shape) < 2:
