@@ -1,4 +1,4 @@
-"""One line on standard error while bytes are written: how many, how fast, how long still. It is gone when they are."""
+"""One line on standard error while bytes are computed with or written: how many, how fast, how long still."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 PATIENCE = 0.5
-"""Seconds of writing before the line is worth it."""
+"""Seconds of work before the line is worth it."""
 _PAUSE = 0.1
 """Seconds between two looks of the line."""
 
 
 @contextmanager
 def line(arguments: Sequence[str]) -> Iterator[None]:
-    """Shows the progress of what is written inside, if there is a person to see it."""
+    """Shows the progress of the work inside, if there is a person to see it."""
     if not _is_seen(arguments):
         yield
         return
@@ -46,16 +46,16 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._written = self._expected = 0
+        self._done = self._expected = 0
         self._begun = self._looked = 0.0
         self._progress: Progress | None = None
 
-    def __call__(self, written: int, expected: int) -> None:
+    def __call__(self, done: int, expected: int) -> None:
         now = time.monotonic()
         self._begun = self._begun or now
-        self._written += written
+        self._done += done
         self._expected += expected
-        if self._written >= self._expected:
+        if self._done >= self._expected:
             self.stop()
         elif now - self._begun >= PATIENCE and now - self._looked >= _PAUSE:
             self._looked = now
@@ -64,10 +64,10 @@ class _Line:
     def _draw(self) -> None:
         if self._progress is None:
             self._progress = _rich_progress()
-            self._progress.add_task("writing", total=self._expected)
+            self._progress.add_task("working", total=self._expected)
             self._progress.start()
         task = self._progress.task_ids[0]
-        self._progress.update(task, completed=self._written, total=self._expected, refresh=True)
+        self._progress.update(task, completed=self._done, total=self._expected, refresh=True)
 
     def stop(self) -> None:
         """Takes the line away."""

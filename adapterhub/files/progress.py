@@ -1,4 +1,4 @@
-"""How far writing has come, for whoever wants to know: nobody, unless `watched` says so."""
+"""How far the work has come, for whoever wants to know: nobody, unless `watched` says so."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Listener = Callable[[int, int], None]
-"""Is told how many bytes were written, and how many more are expected, since it was last told."""
+"""Is told how many bytes were done, and how many more are expected, since it was last told: bytes written, and bytes of modules
+that were computed with.
+"""
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
 def watched(listener: Listener) -> Iterator[None]:
-    """Tells `listener` of everything that is written inside, in this thread, every MiB or so; what it raises stops that."""
+    """Tells `listener` of everything that is written and computed inside, in this thread, every MiB or so; what it raises stops that."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -22,7 +24,7 @@ def watched(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def tell(written: int = 0, expected: int = 0) -> None:
-    """Says that so many bytes were written, or that so many more will be."""
+def tell(done: int = 0, expected: int = 0) -> None:
+    """Says that so many bytes were written or computed with, or that so many more will be."""
     if listener := _LISTENER.get():
-        listener(written, expected)
+        listener(done, expected)

@@ -52,6 +52,22 @@ with adapterhub.watched(lambda written, expected: written and os.kill(os.getpid(
 MIB = 1 << 20
 
 
+@pytest.fixture
+def kohya_pair(tmp_path):
+    """Two LoRAs of rank 4 for the same layer."""
+    head, rng = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", np.random.default_rng(0)
+    paths = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for path in paths:
+        down, up = (rng.standard_normal(shape).astype(np.float16) for shape in ((4, 320), (320, 4)))
+        tensors = {
+            f"{head}.lora_down.weight": down,
+            f"{head}.lora_up.weight": up,
+            f"{head}.alpha": np.array(4, np.float16),
+        }
+        save_file(tensors, path)
+    return paths
+
+
 def on_terminal(program, *arguments, until=None, environment=None):
     """(exit status, what a terminal was sent): once it has shown `until`, somebody presses Ctrl-C."""
     child, terminal = pty.fork()
@@ -95,7 +111,7 @@ def convert(large, name, *more):
 def test_a_terminal_shows_bytes_and_rate_and_nothing_of_it_is_left(large):
     status, seen = on_terminal(CONVERT, *convert(large, "out.safetensors"))
     assert status == 0
-    assert re.search(r"writing .* \d\.\d/9\.5 MB .* -?:--:--", seen)
+    assert re.search(r"working .* \d\.\d/9\.5 MB .* -?:--:--", seen)
     assert "\x1b[?25h" in seen  # the cursor is back
     assert left(seen).removeprefix("\x1b[?25h").startswith("from ")
 
@@ -110,7 +126,7 @@ def test_what_is_not_a_terminal_gets_nothing(large):
     done = subprocess.run([sys.executable, "-c", CONVERT, *convert(large, "out.safetensors")], capture_output=True)
     assert done.returncode == 0
     assert done.stderr == b""
-    assert b"writing" not in done.stdout
+    assert b"working" not in done.stdout
 
 
 def test_a_terminal_that_can_do_nothing_gets_nothing(large):
@@ -128,7 +144,7 @@ def test_json_for_a_program_comes_without_progress(large):
 
 
 def test_an_interrupt_takes_the_line_away_and_exits_130():
-    status, seen = on_terminal(FOREVER, until=rb"writing .*/10\.5 MB [\d.]+ kB/s \d+:\d\d:\d\d")
+    status, seen = on_terminal(FOREVER, until=rb"working .*/10\.5 MB [\d.]+ kB/s \d+:\d\d:\d\d")
     assert status == 130
     assert "\x1b[?25h" in seen
     assert left(seen) == "\nerror: interrupted\n"
@@ -149,6 +165,23 @@ def test_who_watches_is_told_every_byte_that_is_written(large, tmp_path):
     told.clear()
     adapterhub.convert(large, tmp_path / "again.safetensors", to="diffusers")
     assert told == []
+
+
+def test_who_watches_is_told_of_what_is_computed_with(tmp_path, kohya_pair):
+    told = []
+    a, b = kohya_pair
+    calls = {
+        "resize": lambda out: adapterhub.resize(a, out, rank=1),
+        "combine": lambda out: adapterhub.combine([a, b], out, rank=2),
+    }
+    for name, call in calls.items():
+        told.clear()
+        out = tmp_path / f"{name}.safetensors"
+        with adapterhub.watched(lambda done, expected: told.append((done, expected))):
+            call(out)
+        assert sum(done for done, _ in told) == sum(expected for _, expected in told) > out.stat().st_size
+        open_at_the_end = [sum(expected - done for done, expected in told[:count]) for count in range(1, len(told) + 1)]
+        assert min(open_at_the_end) == open_at_the_end[-1] == 0
 
 
 def test_what_is_written_quickly_shows_nothing(capsys, monkeypatch):

@@ -74,7 +74,11 @@ def _changed(
     mixing = trimming(mixing, terms.values())
     tensors: dict[Key, LazyTensor] = {}
     cuts: dict[Module, Cut] = {}
-    every = each(lambda module: combined(module, terms[module], mixing, request.dtype), terms)
+    read = {
+        module: sum(tensor.nbytes for term in found for tensor in term.tensors.values())
+        for module, found in terms.items()
+    }
+    every = each(lambda module: combined(module, terms[module], mixing, request.dtype), read)
     for (module, found), made in zip(terms.items(), every, strict=True):
         if made.cut is not None:
             cuts[module] = made.cut

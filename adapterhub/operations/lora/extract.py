@@ -20,7 +20,7 @@ from adapterhub.operations.lora.low_rank import Bound, bound, decomposed
 from adapterhub.operations.lora.measure import Effect
 from adapterhub.operations.lora.pairs import factors
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
-from adapterhub.operations.lora.threads import each
+from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
 from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, Request
 from adapterhub.tensors import LazyTensor
@@ -64,7 +64,8 @@ def extract(
         both = _Models(*_apart(adapter))
         both.ensure_fitting()
         found = _Extraction(both, within, request.dtype or "F32", biases, norms)
-        for module, taken in zip(both.modules(), each(found.taken, both.modules()), strict=True):
+        read = both.sizes()
+        for module, taken in zip(read, each(found.taken, read), strict=True):
             found.add(module, taken, ledger)
         if not found.tensors:
             raise RefusedInput(f"{tuned} and {base} do not differ in anything that a LoRA changes",
@@ -92,9 +93,9 @@ class _Models:
     tuned: Mapping[Module, Roles]
     base: Mapping[Module, Roles]
 
-    def modules(self) -> Iterator[Module]:
-        """All that either has."""
-        return iter(dict.fromkeys((*self.tuned, *self.base)))
+    def sizes(self) -> dict[Module, int]:
+        """All modules that either has, and their bytes."""
+        return sizes({**self.tuned, **self.base})
 
     def ensure_fitting(self) -> None:
         """RefusedInput that names all weights that have another shape in the other model."""

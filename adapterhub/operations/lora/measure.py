@@ -16,7 +16,7 @@ from adapterhub.errors import AdapterhubError, BrokenAdapter, RefusedInput
 from adapterhub.operations.base import Base
 from adapterhub.operations.compare import SAME, Gap, distance
 from adapterhub.operations.lora import deltas
-from adapterhub.operations.lora.threads import each
+from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.source import open_adapter
 
@@ -69,7 +69,7 @@ class Measure(Proof):
             for module in made.modules():
                 if module not in found:
                     raise AdapterhubError(f"{'.'.join(module)} is not in what was written: nothing was put in place")
-            for gap in each(lambda module: self._compared(module, found[module]), made.modules()):
+            for gap in each(lambda module: self._compared(module, found[module]), sizes(made.modules())):
                 worst = worst.max(gap)
         return worst
 

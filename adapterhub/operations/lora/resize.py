@@ -22,7 +22,7 @@ from adapterhub.operations.lora.low_rank import Bound, bound
 from adapterhub.operations.lora.measure import effect
 from adapterhub.operations.lora.pairs import dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
-from adapterhub.operations.lora.threads import each
+from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
 from adapterhub.operations.work import Request
 from adapterhub.tensors import DTYPE_BITS, LazyTensor
@@ -67,7 +67,7 @@ def resize(
         )
         tensors: dict[Key, LazyTensor] = {}
         cuts: dict[Module, Cut] = {}
-        resized = each(lambda module: _resized(module, modules[module], choice, within, request.dtype), modules)
+        resized = each(lambda module: _resized(module, modules[module], choice, within, request.dtype), sizes(modules))
         for (module, roles), (made, cut) in zip(modules.items(), resized, strict=True):
             if cut is not None:
                 cuts[module] = cut
@@ -157,19 +157,19 @@ def _fitting(adapter: Adapter, request: Request, room: float) -> Choice:
     ranks: dict[Module, int] = {}
     left = room - sum(len(name) + len(text) + 8 for name, text in adapter.metadata.items()) - 1024
     modules = adapter.modules()
-    products = [module for module, roles in modules.items() if has_pair(roles)]
+    products = sizes({module: roles for module, roles in modules.items() if has_pair(roles)})
     found = dict(zip(products, each(lambda module: _extent_and_sizes(modules[module]), products), strict=True))
     for module, roles in modules.items():
         left -= _HEADER * max(len(roles), 3)
         if module not in found:
             left -= sum(tensor.nbytes for tensor in roles.values())
             continue
-        extent, sizes = found[module]
+        extent, singular = found[module]
         cost = extent * DTYPE_BITS[request.dtype or dtype_of(roles)] // 8
         left -= cost + sum(roles[role].nbytes for role in (R.DIFF_B, R.UP_BIAS) if role in roles)
         ranks[module] = 1
         most = rank_of(roles) if roles.keys() <= _PLAIN else None
-        steps += [_Step(size**2 / cost, module, cost) for size in sizes[1:most] if size > 0]
+        steps += [_Step(size**2 / cost, module, cost) for size in singular[1:most] if size > 0]
     if left < 0:
         raise UsageError(
             f"{room / 1e6:g} MB are too little, even at rank 1", mend=f"Give {(room - left) / 1e6:.3g} MB or more."

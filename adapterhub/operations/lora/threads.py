@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+
+from adapterhub.adapter import Roles
+from adapterhub.files.progress import tell
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -17,15 +20,29 @@ _MOST = 4
 """Modules at once: each may take several times the memory of its weight in float64."""
 
 
-def each(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """`function` of every item, in order; the first error stops what has not begun."""
+def each(function: Callable[[T], U], items: Mapping[T, int]) -> list[U]:
+    """`function` of every item, in order; the first error stops what has not begun. The bytes that each item stands for are told
+    to whoever watches.
+    """
+    tell(expected=sum(items.values()))
     with _one_thread_in_each(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST)) as pool:
         waiting = [pool.submit(function, item) for item in items]
         try:
-            return [future.result() for future in waiting]
+            return [_told(future, size) for future, size in zip(waiting, items.values(), strict=True)]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _told(future: Future[U], size: int) -> U:
+    found = future.result()
+    tell(size)
+    return found
+
+
+def sizes(modules: Mapping[T, Roles]) -> dict[T, int]:
+    """The bytes of each module."""
+    return {module: sum(tensor.nbytes for tensor in roles.values()) for module, roles in modules.items()}
 
 
 @contextmanager
