@@ -15,9 +15,9 @@ from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, RefusedInput, UsageError
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora import deltas
+from adapterhub.operations.lora.effect import Effect
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import Bound, bound, decomposed
-from adapterhub.operations.lora.measure import Effect
 from adapterhub.operations.lora.pairs import factors
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes

@@ -6,43 +6,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from torch import Tensor
 from torch.linalg import vector_norm
 
-from adapterhub.adapter import Module, Role, Roles
+from adapterhub.adapter import Module, Roles
 from adapterhub.errors import AdapterhubError, BrokenAdapter, RefusedInput
-from adapterhub.operations.base import Base
-from adapterhub.operations.compare import SAME, Gap, distance
-from adapterhub.operations.lora import deltas
+from adapterhub.operations.compare import DIFFERENT, SAME, Gap, distance
+from adapterhub.operations.lora.effect import Effect, apart, effect
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.source import open_adapter
 
-
-class Effect(NamedTuple):
-    """ΔW of one module as a row of numbers, and Δb; None where it changes neither weight nor bias."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-
-    def times(self, factor: float) -> Effect:
-        """The same at another strength."""
-        return Effect(*(None if part is None else factor * part for part in self))
-
-
 Wanted = Callable[[Module], Effect]
 """What a module of the result should do."""
-
-
-def effect(module: Module, tensors: Roles, base: Base) -> Effect:
-    """What `tensors` do: at a stand-in for the weight, where ΔW depends on that."""
-    if Role.VECTORS in tensors or Role.OUTPUT_VECTORS in tensors:
-        return Effect(None, None)
-    found = deltas.delta(tensors)
-    weight = base.stand_in(module, base.shape(module, tensors) or ()) if found.needs_base else None
-    return Effect(deltas.change(tensors, weight).flatten(), found.bias())
 
 
 @dataclass(kw_only=True)
@@ -54,12 +30,12 @@ class Measure(Proof):
 
     def error(self, module: Module) -> float:
         """‖ΔW_out − ΔW_in‖ / ‖ΔW_in‖ of one module."""
-        return _ratio(*self.squares[module])
+        return math.sqrt(_ratio(*self.squares[module]))
 
     def overall(self) -> float:
         """The same over all modules together."""
         off, whole = zip(*self.squares.values(), strict=True)
-        return _ratio(math.fsum(off), math.fsum(whole))
+        return math.sqrt(_ratio(math.fsum(off), math.fsum(whole)))
 
     def _measure(self, path: Path) -> Gap:
         worst = SAME
@@ -75,27 +51,29 @@ class Measure(Proof):
 
     def _compared(self, module: Module, tensors: Roles) -> Gap:
         wanted, written = self.wanted(module), effect(module, tensors, self.base)
-        size = _finite_norm(module, wanted, written)
+        _require_finite(
+            module, *(0.0 if part is None else float(vector_norm(part)) for part in (wanted.bias, written.bias))
+        )
         gap = distance(wanted.bias, written.bias)
         if wanted.weight is None or written.weight is None:
             return gap
-        self.squares[module] = (float(vector_norm(written.weight - wanted.weight)) ** 2, size**2)
-        return gap.max(distance(wanted.weight, written.weight))
+        if wanted.weight.numel() != written.weight.numel():
+            return DIFFERENT
+        found = apart(wanted.weight, written.weight)
+        _require_finite(module, found.whole, found.other)
+        self.squares[module] = (found.off, found.whole)
+        return gap.max(Gap(found.furthest, _ratio(found.furthest, found.largest)))
 
 
 def _ratio(off: float, whole: float) -> float:
-    return math.sqrt(off / whole) if whole else (math.inf if off else 0.0)
+    return off / whole if whole else (math.inf if off else 0.0)
 
 
-def _finite_norm(module: Module, wanted: Effect, written: Effect) -> float:
-    """‖ΔW‖ of what is wanted; refused where either holds a number that is none, which its norm shows."""
+def _require_finite(module: Module, wanted: float, written: float) -> None:
+    """Refuses norms, or their squares, that are none because one of the numbers is."""
     name = ".".join(module)
-    norms, others = (
-        [0.0 if part is None else float(vector_norm(part)) for part in found] for found in (wanted, written)
-    )
-    if not all(map(math.isfinite, norms)):
+    if not math.isfinite(wanted):
         raise BrokenAdapter(f"{name}: values are not finite", [name], mend="adapterhub validate lists such modules.")
-    if not all(map(math.isfinite, others)):
+    if not math.isfinite(written):
         raise RefusedInput(f"{name}: a number becomes too large for its dtype",
                            mend="Give --dtype fp32 or bf16, or a smaller factor.")  # fmt: skip
-    return norms[0]

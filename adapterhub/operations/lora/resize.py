@@ -18,8 +18,8 @@ from adapterhub.operations.lora.as_full import bias_of
 from adapterhub.operations.lora.as_lora import as_lora
 from adapterhub.operations.lora.deltas import Additive
 from adapterhub.operations.lora.deltas.truncation import Svd
+from adapterhub.operations.lora.effect import effect
 from adapterhub.operations.lora.low_rank import Bound, bound
-from adapterhub.operations.lora.measure import effect
 from adapterhub.operations.lora.pairs import dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes

@@ -14,8 +14,8 @@ from adapterhub.documents import Conversion
 from adapterhub.errors import BrokenAdapter, RefusedInput, UnknownName, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.effect import Effect, effect
 from adapterhub.operations.lora.fold import fold
-from adapterhub.operations.lora.measure import Effect, effect
 from adapterhub.operations.lora.rework import Changed, Output, rework
 from adapterhub.operations.work import Request
 from adapterhub.tensors import Buffer, LazyTensor, holds, item, scalar

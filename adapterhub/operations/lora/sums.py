@@ -17,8 +17,8 @@ from adapterhub.errors import BrokenAdapter, UnknownName, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.lora.deltas.truncation import Pair, of_product
+from adapterhub.operations.lora.effect import Effect, added, effect
 from adapterhub.operations.lora.low_rank import Bound, decomposed
-from adapterhub.operations.lora.measure import Effect, effect
 from adapterhub.operations.lora.methods import METHODS, Method, seed_of
 from adapterhub.operations.lora.pairs import computed, dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Cut
@@ -105,7 +105,12 @@ def _numbers(terms: Sequence[Term]) -> Iterator[Tensor]:
         if bias is not None:
             yield term.weight * bias
         if not term.tensors.keys() <= {R.DIFF_B, R.ALPHA}:
-            yield term.weight * deltas.change(term.tensors, None)
+            yield _change(term)
+
+
+def _change(term: Term) -> Tensor:
+    """ΔW times its weight, as a row of numbers: the same ones wherever they are compared with a threshold."""
+    return term.weight * deltas.change(term.tensors, None).flatten()
 
 
 def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) -> Effect:
@@ -116,11 +121,17 @@ def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) ->
     if terms[0].is_embedding:
         return Effect(None, None)
     found = {term.number: effect(module, term.tensors, base).times(term.weight) for term in terms}
+    biases = {number: part.bias for number, part in found.items() if part.bias is not None}
     weights = {
         number: part.weight for number, part in found.items() if part.weight is not None and part.weight.numel() > 1
     }
-    biases = {number: part.bias for number, part in found.items() if part.bias is not None}
-    return Effect(mixing.of(module, weights) if weights else None, mixing.of(module, biases) if biases else None)
+    if not weights:
+        weight = None
+    elif mixing.method is None:
+        weight = added(list(weights.values()))
+    else:
+        weight = mixing.of(module, {term.number: _change(term) for term in terms if term.number in weights})
+    return Effect(weight, mixing.of(module, biases) if biases else None)
 
 
 def combined(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> Combined:
@@ -206,7 +217,7 @@ def _difference(
     shape = _shape(modules)
 
     def merged() -> Tensor:
-        parts = {term.number: term.weight * deltas.change(term.tensors, None).flatten() for term in terms}
+        parts = {term.number: _change(term) for term in terms}
         return mixing.of(module, parts).reshape(shape)
 
     if mixing.within is None or len(shape) < 2:
