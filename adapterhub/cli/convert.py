@@ -9,7 +9,7 @@ import click
 
 import adapterhub
 from adapterhub.cli.options import PATH, as_json, base, debug, size
-from adapterhub.cli.terminal import columns, counts, number, problems, write, write_json
+from adapterhub.cli.terminal import columns, counts, in_bytes, number, problems, write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Conversion, LedgerEntry
@@ -66,13 +66,16 @@ def command(source: Path, target: str, no_check: bool, as_json: bool, **options:
 
 def describe(done: Conversion) -> list[str]:
     """Where it went, the ledger in short, the proof, and whatever was dropped or odd."""
+    foretold = done.forecast
     error = "" if done.max_error is None else f", max error {number(done.max_error)} over {done.modules} modules"
     rows = [
         *(("from", read.path) for read in done.inputs or [done.source]),
         ("would write" if done.dry_run else "to", f"{done.target.path} ({done.target.layout})"),
         ("ledger", counts({action: n for action, n in done.summary.items() if n}) or "nothing to do"),
         ("proof", f"{done.exactness}{error or ', not measured'}"),
-    ]
+        *([("would take", f"{in_bytes(done.size)}, {in_bytes(foretold.memory)} of memory, about {foretold.seconds:.3g} s")]
+          if foretold else ()),
+    ]  # fmt: skip
     return columns(rows) + dropped(done.entries) + problems(done.problems)
 
 

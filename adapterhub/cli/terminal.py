@@ -70,6 +70,14 @@ def number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
 
 
+def in_bytes(count: int) -> str:
+    """2132626174 as "2.13 GB"."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
 def problems(found: Iterable[Problem]) -> list[str]:
     """One line a problem, and one below it that says how to mend it."""
     lines = []

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
         Spectrum,
         TokenTable,
     )
-    from adapterhub.documents.conversion import Approximation, Command, Conversion, LedgerEntry, Source, Target
+    from adapterhub.documents.conversion import (
+        Approximation,
+        Command,
+        Conversion,
+        Forecast,
+        LedgerEntry,
+        Source,
+        Target,
+    )
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
         Audit,
@@ -61,6 +69,7 @@ __all__ = [
     "Exactness",
     "Failure",
     "Fault",
+    "Forecast",
     "Hashes",
     "HeatMap",
     "HypernetworkStructure",
@@ -94,7 +103,7 @@ _HOMES = {
             "comparison",
             "BlockDifference ComponentDifference Descent Difference ModuleDifference NearToken NearVector Nearest Spectrum TokenTable",
         ),
-        ("conversion", "Approximation Command Conversion LedgerEntry Source Target"),
+        ("conversion", "Approximation Command Conversion Forecast LedgerEntry Source Target"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",

@@ -50,6 +50,13 @@ class Approximation(Document):
     captured: float = Field(description="the share of ‖ΔW_in‖² that is kept: 1 - error²")
 
 
+class Forecast(Document):
+    """What a command would take, as a sample of its work foretells."""
+
+    memory: int = Field(description="bytes of memory at the peak")
+    seconds: float = Field(description="wall time")
+
+
 class Conversion(Document):
     """What a command did that wrote a file, tensor by tensor, and its proof: `adapterhub convert` and the like."""
 
@@ -78,7 +85,10 @@ class Conversion(Document):
     entries: list[LedgerEntry] = Field(description="the ledger; of several sources each key stands behind its file")
     summary: dict[Action, int] = Field(description="source tensors by action")
     problems: list[Problem] = Field(default_factory=list, description="what was odd about the source, or was mended")
-    size: int | None = Field(default=None, description="of a merged model: its bytes, written or to be written")
+    size: int = Field(default=0, description="the bytes of its tensor files, written or to be written")
+    forecast: Forecast | None = Field(
+        default=None, description="what writing it would take, where nothing was written because that was asked for"
+    )
     undo: Source | None = Field(
         default=None,
         description="of a merged model: the file that restores its base; after a restoration the one that was read",

@@ -4,7 +4,7 @@
 are interpreted and never executed, pictures that hold embeddings, and folders; `read` also knows shards.
 """
 
-from adapterhub.files.cache import cached_sha256
+from adapterhub.files.cache import cached_sha256, is_cached
 from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import (
@@ -44,6 +44,7 @@ __all__ = [
     "cached_sha256",
     "data_sha256",
     "every_digest",
+    "is_cached",
     "read",
     "sha256",
     "write",

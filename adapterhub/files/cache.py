@@ -31,14 +31,26 @@ def cached_sha256(path: Path) -> str:
     place = _place(before) if before.st_size >= WORTHWHILE else None
     if place is None:
         return sha256(path)
-    with suppress(OSError, UnicodeDecodeError):
-        if _DIGEST.fullmatch(known := place.read_text("ascii")):
-            return known
+    if known := _known(place):
+        return known
     found = sha256(path)
     with suppress(OSError):  # a cache that cannot be written is none
         if _name(os.stat(path)) == place.name and time.time_ns() - before.st_ctime_ns > _SETTLED_NS:
             _remember(place, found)
     return found
+
+
+def is_cached(path: Path) -> bool:
+    """Whether the digest of the file is remembered."""
+    place = _place(os.stat(path))
+    return place is not None and _known(place) is not None
+
+
+def _known(place: Path) -> str | None:
+    with suppress(OSError, UnicodeDecodeError):
+        if _DIGEST.fullmatch(known := place.read_text("ascii")):
+            return known
+    return None
 
 
 def _place(stat: os.stat_result) -> Path | None:

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapterhub import files, metadata
-from adapterhub.documents import Command, Conversion, Exactness
+from adapterhub.documents import Command, Conversion, Exactness, Forecast
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
 from adapterhub.errors import UsageError
+from adapterhub.files import Package, safetensors
 from adapterhub.operations.compare import Gap
+from adapterhub.operations.forecast import Load, forecast
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.wish import Wish
 from adapterhub.operations.work import NO_LOSS, Made
 
+_BUFFERS = 16 << 20
+"""Bytes of memory that writing takes."""
 _SAME_NUMBERS = {"copy", "rename", "reshape", "split", "join", "metadata"}
 
 
@@ -86,6 +90,8 @@ class Report:
     opened: Source
     made: Made
     started: float
+    proving: float = 0.0
+    """Seconds of processor that the proof would take."""
 
     def document(
         self,
@@ -96,6 +102,7 @@ class Report:
         dry_run: bool = False,
     ) -> Conversion:
         made = self.made
+        size = size_of(made.encoded.package)
         return Conversion(
             source=SourceDocument(path=str(self.wish.source), sha256=hashed.result() if hashed else None),
             target=TargetDocument(path=str(self.place), sha256=digest, layout=self.layout),
@@ -105,9 +112,25 @@ class Report:
             entries=made.entries,
             summary=summary(made.entries),
             problems=[*warnings_of(self.opened.package), *self.opened.problems, *made.problems, *made.told()],
+            size=size,
+            forecast=self._forecast(size) if dry_run else None,
             dry_run=dry_run,
             seconds=round(time.perf_counter() - self.started, 3),
         )
+
+    def _forecast(self, size: int) -> Forecast:
+        """All that comes first has been done; what is left is to write, to prove and to hash."""
+        hashed = (size_of(self.opened.package), size)
+        containers = (self.opened.package.container, self.made.encoded.package.container)
+        load = Load(time.perf_counter() - self.started, size, spread=self.proving, threads=4, memory=_BUFFERS,
+                    hashed=sum(size for size, held in zip(hashed, containers, strict=True) if held in files.SINGLE))  # fmt: skip
+        return forecast(load, self.place)
+
+
+def size_of(package: Package) -> int:
+    """The bytes of all tensor files, as safetensors has them."""
+    return sum(len(safetensors.render_header(file.tensors.items(), file.metadata))
+               + sum(tensor.nbytes for tensor in file.tensors.values()) for file in package.files.values())  # fmt: skip
 
 
 def of_inputs(done: Conversion, command: Command, paths: Sequence[Path], digests: Sequence[str | None]) -> Conversion:

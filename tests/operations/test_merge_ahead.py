@@ -33,7 +33,7 @@ def test_every_result_is_there_in_turn_out_of_turn_and_again() -> None:
 
 @pytest.mark.parametrize(("bytes_each", "most"), [(1 << 20, 18), (32 << 20, 2)])
 def test_no_more_waits_than_may(bytes_each: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HELD", 16 << 20)
+    monkeypatch.setattr(module, "HELD", 16 << 20)
     begun: list[int] = []
     with Ahead(range(100), lambda number: begun.append(number) or number, lambda _: bytes_each) as ahead:
         for number in range(100):

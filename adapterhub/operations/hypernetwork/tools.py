@@ -23,6 +23,7 @@ from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.hypernetwork.layout import HypernetworkLayout
 from adapterhub.layouts.hypernetwork.structure import Net, net_of, nets, structure_of
 from adapterhub.metadata import HASHED
+from adapterhub.operations.delivery import size_of
 from adapterhub.operations.hypernetwork.combine import Part, chain, summed
 from adapterhub.operations.hypernetwork.make import noted
 from adapterhub.operations.hypernetwork.network import Network
@@ -142,6 +143,7 @@ def _written(
             entries=entries,
             summary=summary(entries),
             problems=[problem for source in sources for problem in (*warnings_of(source.package), *source.problems)],
+            size=size_of(encoded.package),
             seconds=round(time.perf_counter() - started, 3),
         )
 

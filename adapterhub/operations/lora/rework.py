@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.adapter import Adapter, Kind, Module, Role
-from adapterhub.algorithms import rank_of
+from adapterhub.algorithms import extent, rank_of
 from adapterhub.documents import Approximation, Command, Conversion, Problem
 from adapterhub.operations.base import Base
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
+from adapterhub.operations.forecast import sampled
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.effect import apart, effect
 from adapterhub.operations.lora.joining import join
 from adapterhub.operations.lora.make import into_layout, loses_alpha
 from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
+from adapterhub.operations.lora.threads import one_thread_in_each
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import open_adapter
 from adapterhub.operations.wish import USUAL, Wish, usual
@@ -100,11 +103,25 @@ def rework(
         place = wish.place(made.encoded.package)
         report = Report(wish, place, request.layout.name, source, made, started)
         if output.dry_run:
+            report = replace(report, proving=_proving(changed, made, base))
             return _told(report.document(dry_run=True), command, paths, [None] * len(paths), changed)
         proof = Measure(source=source, made=made, base=base, measured=True, wanted=changed.wanted)
         digest = deliver(made, place, output.force, source, proof)
         done = report.document(None, digest, proof.gap)
         return _told(done, command, paths, list(map(digest_of, opened)), changed, proof)
+
+
+def _proving(changed: Changed, made: Made, base: Base) -> float:
+    """Seconds of processor that the proof takes."""
+    modules = made.adapter.modules()
+
+    def compare(module: Module) -> None:
+        wanted, found = changed.wanted(module).weight, effect(module, modules[module], base).weight
+        if wanted is not None and found is not None and wanted.numel() == found.numel():
+            apart(wanted, found)
+
+    with one_thread_in_each():
+        return sampled(list(modules), compare, lambda module: math.prod(size or 1 for size in extent(modules[module])))
 
 
 def _made(changed: Changed, request: Request, step: Step, *, without_alpha: bool, title: Path) -> Made:

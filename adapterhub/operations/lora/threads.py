@@ -25,7 +25,7 @@ def each(function: Callable[[T], U], items: Mapping[T, int]) -> list[U]:
     to whoever watches.
     """
     tell(expected=sum(items.values()))
-    with _one_thread_in_each(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST)) as pool:
+    with one_thread_in_each(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST)) as pool:
         waiting = [pool.submit(function, item) for item in items]
         try:
             return [_told(future, size) for future, size in zip(waiting, items.values(), strict=True)]
@@ -46,7 +46,7 @@ def sizes(modules: Mapping[T, Roles]) -> dict[T, int]:
 
 
 @contextmanager
-def _one_thread_in_each() -> Iterator[None]:
+def one_thread_in_each() -> Iterator[None]:
     """torch on one thread in each of ours: on a busy machine several that wait for each other take four times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Generic, TypeVar
 
 Name = TypeVar("Name")
 Value = TypeVar("Value")
 
-_WORKERS = 2
-_HELD = 16 << 20
+WORKERS = 2
+HELD = 16 << 20
 """Bytes that may wait for their asker, beside those that are being computed."""
 
 
 class Ahead(Generic[Name, Value]):
     """`compute` of every name, whose results take `size` bytes, in the order in which they will be asked for.
 
-    What is asked for out of turn, or again, is computed then. Inside, a product of matrices takes one thread: those that OpenBLAS
-    would share it out to wait for each other in a loop, and take the cores from copying and hashing.
+    What is asked for out of turn, or again, is computed then.
     """
 
     def __init__(self, names: Iterable[Name], compute: Callable[[Name], Value], size: Callable[[Name], int]) -> None:
         self.names = tuple(names)
         self._left, self._compute, self._size = deque(self.names), compute, size
-        self._pool = ThreadPoolExecutor(_WORKERS)
+        self._pool = ThreadPoolExecutor(WORKERS)
         self._made: dict[Name, Future[Value]] = {}
         self._held = 0
 
@@ -40,10 +40,8 @@ class Ahead(Generic[Name, Value]):
         return found.result()
 
     def __enter__(self) -> Ahead[Name, Value]:
-        import numpy  # noqa: F401  its OpenBLAS is not there before
-        from threadpoolctl import threadpool_limits
-
-        self._limits = threadpool_limits(1, "blas")
+        self._alone = ExitStack()
+        self._alone.enter_context(one_thread_a_product())
         self._begin()
         return self
 
@@ -52,10 +50,20 @@ class Ahead(Generic[Name, Value]):
     ) -> None:
         self._left.clear()
         self._pool.shutdown(cancel_futures=True)
-        self._limits.restore_original_limits()
+        self._alone.close()
 
     def _begin(self) -> None:
-        while self._left and (len(self._made) < _WORKERS or self._held < _HELD):
+        while self._left and (len(self._made) < WORKERS or self._held < HELD):
             name = self._left.popleft()
             self._held += self._size(name)
             self._made[name] = self._pool.submit(self._compute, name)
+
+
+@contextmanager
+def one_thread_a_product() -> Iterator[None]:
+    """Inside, OpenBLAS does not share products out: its threads wait for each other in a loop, and take the cores from others."""
+    import numpy  # noqa: F401  its OpenBLAS is not there before
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        yield

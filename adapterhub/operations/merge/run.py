@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from adapterhub import files
 from adapterhub.adapter import Key
-from adapterhub.documents import Command, Conversion
+from adapterhub.documents import Command, Conversion, Forecast
 from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
 from adapterhub.files import DIGEST, SAFETENSORS, Package
 from adapterhub.fingerprint import fingerprint
 from adapterhub.operations.casting import Tally
+from adapterhub.operations.delivery import size_of
+from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.merge import output, recipes, telling
-from adapterhub.operations.merge.ahead import Ahead
+from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead, one_thread_a_product
 from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
 from adapterhub.operations.merge.digests import digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
@@ -28,6 +31,11 @@ from adapterhub.operations.merge.undo import Recorder
 from adapterhub.operations.source import Source
 from adapterhub.operations.wish import DTYPES, Wish
 from adapterhub.tensors import Buffer, LazyTensor, length
+
+_MARKING = 12
+"""How much longer than hashing a file its fingerprint takes."""
+_SCRATCH = 8 << 20
+"""Bytes that a thread computes in."""
 
 
 @dataclass
@@ -63,11 +71,10 @@ class Run:
         self._require_undoable()
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
-        touched = [key for key in output.ordered(self.opened) if key in self.plan.terms]
-        numbers = sum(self.opened.adapter.tensors[key].size for key in touched)
+        touched = self._touched()
         with (
             ThreadPoolExecutor(1) as beside,
-            cast_by_torch(numbers, beside),
+            self._casting(touched, beside),
             Ahead(touched, self._compute, self._bytes) as ahead,
         ):
             base = beside.submit(digest_of, self.opened.package)
@@ -82,6 +89,28 @@ class Run:
                     proof.undo.unlink(missing_ok=True)
                 raise
             return telling.document(self, package, place, base=base.result(), digest=proof.digest)
+
+    def forecast(self, package: Package, place: Path) -> Forecast:
+        """What writing it would take."""
+        alone = time.perf_counter() - self.started
+        touched, size = self._touched(), size_of(package)
+        with ThreadPoolExecutor(1) as beside, self._casting(touched, beside), one_thread_a_product():
+            beside.submit(int).result()  # behind the import of torch, if there is one
+            spread = sampled(touched, self._compute, self._bytes)
+        largest = max(map(self._bytes, touched), default=0)
+        unknown = [path for path in self.opened.package.paths.values() if not files.is_cached(path)]
+        hashed = sum(path.stat().st_size for path in unknown) + _MARKING * sum(
+            one.source.package.size for one in self.adapters
+        )
+        memory = HELD + WORKERS * (largest + _SCRATCH)
+        reread = size if self.check or self.undo is not None else 0
+        return forecast(Load(alone, size, spread, WORKERS, hashed, reread, memory), place)
+
+    def _touched(self) -> list[Key]:
+        return [key for key in output.ordered(self.opened) if key in self.plan.terms]
+
+    def _casting(self, touched: Sequence[Key], beside: Executor) -> AbstractContextManager[None]:
+        return cast_by_torch(sum(self.opened.adapter.tensors[key].size for key in touched), beside)
 
     def _require_undoable(self) -> None:
         if self.undo is None:

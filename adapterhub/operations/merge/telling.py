@@ -11,7 +11,8 @@ from adapterhub import files
 from adapterhub.adapter import Key
 from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
-from adapterhub.files import Package, safetensors
+from adapterhub.files import Package
+from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place
 from adapterhub.operations.problems import warning
@@ -46,7 +47,8 @@ def document(
         entries=entries,
         summary=summary(entries),
         problems=list(_problems(run)),
-        size=_size(package),
+        size=size_of(package),
+        forecast=run.forecast(package, place) if dry_run else None,
         undo=None if run.undo is None else SourceDocument(path=str(run.undo), sha256=_written(run.undo, dry_run)),
         dry_run=dry_run,
         seconds=round(time.perf_counter() - run.started, 3),
@@ -55,15 +57,6 @@ def document(
 
 def _written(path: Path, dry_run: bool) -> str | None:
     return None if dry_run else files.sha256(path)
-
-
-def _size(package: Package) -> int:
-    """The bytes of all tensor files."""
-    return sum(
-        len(safetensors.render_header(file.tensors.items(), file.metadata))
-        + sum(tensor.nbytes for tensor in file.tensors.values())
-        for file in package.files.values()
-    )
 
 
 def _of_base(run: Run) -> Iterator[LedgerEntry]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Conversion, LedgerEntry, Target
+from adapterhub.documents import Conversion, Forecast, LedgerEntry, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files import File, Package
 from adapterhub.operations.casting import Tally
+from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
-from adapterhub.operations.merge.ahead import Ahead
+from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead
 from adapterhub.operations.merge.arithmetic import without
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
@@ -67,23 +68,39 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
         with open_adapter(wish.source, architecture=told.architecture, kinds=(Kind.CHECKPOINT,),
                           forgiven={"missing-weights"}) as opened:  # fmt: skip
             touched = [key for key in output.ordered(opened) if key in told.weights]
-            with Ahead(touched, partial(_bits, opened, told), lambda key: opened.adapter.tensors[key].nbytes) as ahead:
-                restored = _package(opened, ahead)
-                restored = Package.new({name: File(file.tensors, in_given_order=True, head=told.head)
-                                        for name, file in restored.files.items()})  # fmt: skip
+            bits, size = partial(_bits, opened, told), partial(_size, opened)
+            with Ahead(() if dry_run else touched, bits, size) as ahead:
+                restored = _package(opened, told, ahead)
                 place = wish.place(restored)
                 if not dry_run:
                     files.write(restored, place, force=wish.force, sources=[wish.source, path], digest=False,
                                 prove=partial(_require, told.base))  # fmt: skip
-            return _document(opened, told, place, path, wish, digest, started, dry_run=dry_run)
+                done = _document(opened, told, place, path, wish, digest, started, dry_run=dry_run)
+                return (
+                    done if not dry_run else done.model_copy(update={"forecast": _forecast(touched, bits, size, done)})
+                )
 
 
-def _package(opened: Source, ahead: Ahead[Key, bytearray]) -> Package:
+def _forecast(
+    touched: Sequence[Key], bits: Callable[[Key], bytearray], size: Callable[[Key], int], done: Conversion
+) -> Forecast:
+    """What restoring takes beyond `done`."""
+    memory = HELD + 4 * WORKERS * max(map(size, touched), default=0)
+    spread = sampled(touched, bits, size)
+    load = Load(done.seconds, done.size, spread, WORKERS, reread=done.size, memory=memory)
+    return forecast(load, Path(done.target.path))
+
+
+def _size(opened: Source, key: Key) -> int:
+    return opened.adapter.tensors[key].nbytes
+
+
+def _package(opened: Source, told: Undo, ahead: Ahead[Key, bytearray]) -> Package:
     tensors = opened.adapter.tensors
     changed = {key: LazyTensor(tensors[key].dtype, tensors[key].shape, partial(_chunks, ahead, key))
-               for key in ahead.names}  # fmt: skip
+               for key in tensors if key in told.weights}  # fmt: skip
     rebuilt = output.rebuilt(opened, changed, None, Tally())
-    return Package.new({name: File(held) for name, held in rebuilt.items()})
+    return Package.new({name: File(held, in_given_order=True, head=told.head) for name, held in rebuilt.items()})
 
 
 def _chunks(ahead: Ahead[Key, bytearray], key: Key) -> Iterator[Buffer]:
@@ -124,6 +141,7 @@ def _document(
         modules=len({key[:2] for key in told.weights}),
         entries=entries,
         summary=summary(entries),
+        size=len(told.head) + sum(tensor.nbytes for tensor in opened.package.only.tensors.values()),
         undo=SourceDocument(path=str(path), sha256=files.sha256(path)),
         dry_run=dry_run,
         seconds=round(time.perf_counter() - started, 3),
