@@ -14,7 +14,8 @@ class Limits:
 
     header: int = 16 << 20
     """Bytes of a safetensors header, up to FORMAT_HEADER_BYTES."""
-    tensors: int = 200_000
+    tensors: int = 50_000
+    """The largest models have some thousands; a file of so many is looked at in two seconds."""
     rank: int = 16
     """Axes of one tensor."""
     metadata: int = 16_000_000
@@ -39,7 +40,7 @@ class Limits:
     """Values in the tree that a pickle makes, each counted wherever it is used."""
     keys: int = 16_384
     """Keys of dictionaries and members of sets that are no text: their hashes can be made to collide."""
-    records: int = 200_000
+    records: int = 100_000
     """Members of a zip archive."""
     pixels: int = 64_000_000
     """Pixels of a picture."""
