@@ -18,7 +18,8 @@ from adapterhub.layouts.checkpoint.places import put_together
 from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
 _TRAINED = (".attn1.", ".attn2.", ".ff.net.", "proj_in", "proj_out", ".self_attn.", ".mlp.")
-_RANDOM = np.random.default_rng(0).standard_normal(1 << 22).astype("<f2").tobytes()
+_RANDOM = (0.02 * np.random.default_rng(0).standard_normal(1 << 22)).astype("<f2").tobytes()
+"""Small enough that a whole model of it computes numbers."""
 
 
 def kohya_lora(path: Path, architecture: str, rank: int) -> Path:
