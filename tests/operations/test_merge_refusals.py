@@ -147,7 +147,7 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
         ({"blocks": "1,0"}, UsageError, "2 values, and a vector of sd1 has 17 or 26"),
         ({"blocks": "NOPE"}, UnknownName, "unknown preset of blocks 'NOPE'"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
-        ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores one safetensors file"),
+        ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(tmp_path: Path, options: dict, error: type[Exception], told: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adapterhub import merge, unmerge
-from adapterhub.errors import AdapterhubError, RefusedInput
+from adapterhub import convert, merge, unmerge
+from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from tests.operations.merge_files import OUT, Q, base, content, head, lora, place, shape
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -50,6 +53,53 @@ def test_the_base_comes_back_byte_for_byte(
     restored = unmerge(out, [], back, undo=undo, force=True)
     assert back.read_bytes() == model.read_bytes()
     assert restored.exactness == "bit-exact"
+
+
+@pytest.mark.parametrize("style", ["pretty", "as written"])
+def test_a_folder_comes_back_byte_for_byte_with_its_documents(tmp_path: Path, style: str) -> None:
+    folder, out, undo, back = (tmp_path / name for name in ("folder", "out", "m.undo", "back"))
+    convert(base(tmp_path / "base.safetensors"), folder, to="diffusers", architecture="sd1")
+    if style == "pretty":
+        for document in folder.rglob("*.json"):
+            document.write_text(json.dumps(json.loads(document.read_text("utf-8")), indent=7) + "\n\n", "utf-8")
+    adapters = [(lora(tmp_path / "a.safetensors"), 0.7), (relative(tmp_path / "relative.safetensors"), 0.5)]
+    done = merge(folder, adapters, out, undo=undo, architecture="sd1")
+    assert not filecmp.cmpfiles(folder, out, ["unet/diffusion_pytorch_model.safetensors"], shallow=False)[0]
+    restored = unmerge(out, [], back, undo=undo)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert sorted(str(path.relative_to(back)) for path in back.rglob("*") if path.is_file()) == names
+    assert filecmp.cmpfiles(folder, back, names, shallow=False) == (names, [], [])
+    assert (done.exactness, restored.exactness) == ("exact", "bit-exact")
+
+
+def test_an_undo_file_whose_documents_lead_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder, out, undo = (tmp_path / name for name in ("folder", "out", "m.undo"))
+    convert(base(tmp_path / "base.safetensors"), folder, to="diffusers", architecture="sd1")
+    merge(folder, [lora(tmp_path / "a.safetensors")], out, undo=undo, architecture="sd1")
+    with safe_open(undo, "np") as opened:
+        field = opened.metadata()["adapterhub.undo"].replace("model_index.json", "../model_index.json")
+    save_file(load_file(undo), undo, {"adapterhub.undo": field})
+    with pytest.raises(RefusedInput, match="no undo file of a merge"):
+        unmerge(out, [], tmp_path / "deep" / "back", undo=undo)
+    assert not list(tmp_path.rglob("deep*"))
+
+
+def test_shards_have_no_undo_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    convert(base(tmp_path / "base.safetensors"), folder, to="diffusers", architecture="sd1")
+    whole = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    whole.unlink()
+    places = {
+        name: f"diffusion_pytorch_model-0000{1 + number % 2}-of-00002.safetensors"
+        for number, name in enumerate(tensors)
+    }
+    for shard in set(places.values()):
+        save_file({name: tensor for name, tensor in tensors.items() if places[name] == shard}, whole.with_name(shard))
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    with pytest.raises(UsageError, match="without shards"):
+        merge(folder, [lora(tmp_path / "a.safetensors")], tmp_path / "out", undo=tmp_path / "u", architecture="sd1")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_or_an_undo_file_that_was_changed_is_refused(tmp_path: Path) -> None:

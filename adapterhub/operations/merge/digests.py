@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from pathlib import Path
 
 from adapterhub import files
 from adapterhub.files import Package
 
 
-def digest_of(package: Package) -> str:
+def digest_of(package: Package, hashed: Callable[[Path], str] = files.cached_sha256) -> str:
     """The sha256 of a file; of several files that of their list, `sha256  name` a line, as sha256sum prints it."""
-    found = {name: files.cached_sha256(path) for name, path in package.paths.items()}
+    found = {name: hashed(path) for name, path in package.paths.items()}
     if len(found) == 1:
         return next(iter(found.values()))
     listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def digest_at(path: Path) -> str:
+    """`digest_of` what lies there, every byte read."""
+    with files.read(path) as package:
+        return digest_of(package, files.sha256)

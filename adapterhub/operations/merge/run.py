@@ -22,12 +22,12 @@ from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.merge import output, recipes, telling
 from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead, one_thread_a_product
 from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
-from adapterhub.operations.merge.digests import digest_of
+from adapterhub.operations.merge.digests import digest_at, digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.rounding import cast_by_torch
 from adapterhub.operations.merge.scratch import Pool
-from adapterhub.operations.merge.undo import Recorder
+from adapterhub.operations.merge.undo import Recorder, undoable
 from adapterhub.operations.source import Source
 from adapterhub.operations.wish import DTYPES, Wish
 from adapterhub.tensors import Buffer, LazyTensor, length
@@ -115,8 +115,8 @@ class Run:
     def _require_undoable(self) -> None:
         if self.undo is None:
             return
-        if self.opened.package.container != SAFETENSORS or self.dtype is not None:
-            raise UsageError("an undo file restores one safetensors file, in its own dtype",
+        if not undoable(self.opened.package) or self.dtype is not None:
+            raise UsageError("an undo file restores safetensors, without shards and in their own dtype",
                              mend="Leave out --undo and keep the base, or leave out --dtype.")  # fmt: skip
         if self.undo.exists() and not self.wish.force:
             raise UsageError(f"{self.undo} exists", mend="Give another path, or --force to replace it.")
@@ -184,12 +184,15 @@ class _Proof:
         for source in (run.opened, *(one.source for one in run.adapters)):
             source.package.ensure_unchanged()
         self._require_all(path)
-        if self.package.container == SAFETENSORS and (run.check or run.recorder is not None):
-            self.digest = files.sha256(path)
+        single = self.package.container == SAFETENSORS
+        digest = digest_at(path) if run.recorder is not None or (single and run.check) else None
+        self.digest = digest if single else None
         if run.recorder is not None:
             assert run.undo is not None
-            assert self.digest is not None
-            run.recorder.write(run.undo, self.digest, self.base.result(), run.plan.terms, force=run.wish.force)
+            assert digest is not None
+            run.recorder.write(
+                run.undo, digest, self.base.result(), run.plan.terms, self.package.documents, force=run.wish.force
+            )
             self.undo = run.undo
 
     def _require_finite(self) -> None:

@@ -4,8 +4,9 @@ Taking the change out of a merged weight again, and rounding, gives the base's b
 the differences are stored, compressed, beside the factors that made the change. Where the change was no sum, or the
 arithmetic would have to be the same to the last bit of float64 (weights in float32), the differences of the bits themselves.
 
-The container is safetensors: `head` is the header of the base, `change.N` the differences of the N-th tensor in `weights` of
-the metadata field, `factor.N.ROLE` what the N-th of `terms` is made of. Bytes are compressed by zstandard.
+The container is safetensors: `head.N` is the header of the N-th of `files` in the metadata field, `document.N` the text of the
+N-th of `documents`, `change.N` the differences of the N-th tensor in `weights`, `factor.N.ROLE` what the N-th of `terms` is
+made of. Bytes are compressed by zstandard.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from adapterhub import files
 from adapterhub.adapter import Key, Role
 from adapterhub.errors import RefusedInput
-from adapterhub.files import File, Package
+from adapterhub.files import SAFETENSORS, File, Package
+from adapterhub.files.beside import leaves
+from adapterhub.files.source import machine
 from adapterhub.operations.merge.arithmetic import reversible
 from adapterhub.operations.merge.rounding import CODES
 from adapterhub.operations.merge.terms import Term
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 FIELD, VERSION = "adapterhub.undo", 1
 _NARROW = frozenset({"F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _LEVEL = 3
+_LARGEST = 100_000_000
+"""Bytes of a header or a document."""
 _PIECE = 1 << 20
 """Numbers whose bytes are put in order together: a part of the format."""
 
@@ -60,11 +65,26 @@ class Recorder:
         differences = _differences(stored.read(), b"".join(made) if predicted is None else predicted, stored.dtype)
         self._packed[key] = (subtracted, packed(differences, stored.nbytes))
 
-    def write(self, path: Path, merged: str, base: str, terms: Mapping[Key, Sequence[Term]], *, force: bool) -> None:
-        """Writes the undo file. The merge is computed; `merged` and `base` are sha256."""
-        opened = self._opened
-        start = _data_start(opened)
-        tensors = {"head": _bytes(packed([opened.package.sources[0].read(0, start)], start))}
+    def write(
+        self,
+        path: Path,
+        merged: str,
+        base: str,
+        terms: Mapping[Key, Sequence[Term]],
+        documents: Iterable[str],
+        *,
+        force: bool,
+    ) -> None:
+        """Writes the undo file. The merge is computed; `merged` and `base` are their digests, `documents` what it wrote beside
+        the weights.
+        """
+        package = self._opened.package
+        heads = {name: _head(package.paths[name], file) for name, file in package.files.items()}
+        texts = {name: text for name in documents if (text := _text(package, name)) is not None}
+        tensors: dict[str, LazyTensor] = {}
+        for kind, parts in (("head", heads), ("document", texts)):
+            for number, raw in enumerate(parts.values()):
+                tensors[f"{kind}.{number}"] = _bytes(packed([raw], len(raw)))
         weights: list[dict[str, Any]] = []
         numbered: dict[int, int] = {}
         told: list[dict[str, Any]] = []
@@ -73,9 +93,35 @@ class Recorder:
             tensors[f"change.{number}"] = _bytes(data)
             used = [_numbered(term, numbered, told, tensors) for term in terms[key]] if subtracted else None
             weights.append({"key": list(key), "terms": used})
-        field = json.dumps({"version": VERSION, "merged": merged, "base": base, "architecture": opened.adapter.architecture,
-                            "size": start, "weights": weights, "terms": told})  # fmt: skip
+        field = json.dumps({"version": VERSION, "merged": merged, "base": base, "architecture": self._opened.adapter.architecture,
+                            "files": _sizes(heads), "documents": _sizes(texts), "weights": weights, "terms": told})  # fmt: skip
         files.write(Package.new({path.name: File(tensors, {FIELD: field})}), path, force=force)
+
+
+def undoable(package: Package) -> bool:
+    """Whether an undo file can restore it: safetensors, a file or a folder of such, but no shards."""
+    return package.files.keys() == package.paths.keys() and all(
+        file.container == SAFETENSORS for file in package.files.values()
+    )
+
+
+def _head(path: Path, file: File) -> bytes:
+    """What stands before the tensors of a file."""
+    with machine("read", path), path.open("rb") as stream:
+        return stream.read(path.stat().st_size - sum(tensor.nbytes for tensor in file.tensors.values()))
+
+
+def _text(package: Package, name: str) -> bytes | None:
+    """A document of a folder, byte for byte."""
+    path = None if package.path is None else package.path / name
+    if path is None or not path.is_file():
+        return None
+    with machine("read", path):
+        return path.read_bytes()
+
+
+def _sizes(parts: Mapping[str, bytes]) -> list[tuple[str, int]]:
+    return [(name, len(raw)) for name, raw in parts.items()]
 
 
 def _numbered(term: Term, numbered: dict[int, int], told: list[dict[str, Any]], tensors: dict[str, LazyTensor]) -> int:
@@ -94,8 +140,15 @@ class Undo:
     merged: str
     base: str
     architecture: str
-    head: bytes
+    heads: Mapping[str, bytes]
+    documents: Mapping[str, str]
     weights: Mapping[Key, tuple[LazyTensor, Sequence[Term] | None]]
+
+    def head_of(self, name: str) -> bytes:
+        """The header of the file that `name` was in the base; a single one may be called anything."""
+        if len(self.heads) > 1 and name not in self.heads:
+            raise RefusedInput(f"{name} is no file of the base", mend="Give the model as merge wrote it.")
+        return self.heads[name] if name in self.heads else next(iter(self.heads.values()))
 
 
 def read(package: Package) -> Undo:
@@ -113,11 +166,22 @@ def read(package: Package) -> Undo:
             )
             for number, one in enumerate(told["weights"])
         }
-        head = unpacked(tensors["head"].read(), int(told["size"]))
-        return Undo(str(told["merged"]), str(told["base"]), str(told["architecture"]), head, weights)
+        heads = _unpacked(tensors, "head", told["files"])
+        texts = {name: raw.decode() for name, raw in _unpacked(tensors, "document", told["documents"]).items()}
+        return Undo(str(told["merged"]), str(told["base"]), str(told["architecture"]), heads, texts, weights)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise RefusedInput(f"{package.path}: no undo file of a merge: {type(error).__name__} {error}",
                            mend="Give the file that merge --undo wrote.") from None  # fmt: skip
+
+
+def _unpacked(tensors: Mapping[str, LazyTensor], kind: str, sizes: Sequence[Sequence[Any]]) -> dict[str, bytes]:
+    """The parts by their names."""
+    if outside := [name for name, _ in sizes if leaves(name)]:
+        raise ValueError(f"{outside} lead out of the folder")
+    if large := [name for name, size in sizes if size > _LARGEST]:
+        raise ValueError(f"{large} are too large")
+    parts = (tensors[f"{kind}.{number}"].read() for number in range(len(sizes)))
+    return {name: unpacked(part, int(size)) for (name, size), part in zip(sizes, parts, strict=True)}
 
 
 def _term(number: int, told: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> Term:
@@ -181,8 +245,3 @@ def unpacked(data: bytes, size: int) -> bytes:
 
 def _bytes(data: bytes) -> LazyTensor:
     return from_bytes("U8", (len(data),), data)
-
-
-def _data_start(opened: Source) -> int:
-    """Where the tensors of the base begin."""
-    return opened.package.size - sum(tensor.nbytes for tensor in opened.package.only.tensors.values())

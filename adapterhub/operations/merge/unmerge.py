@@ -19,6 +19,7 @@ from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
 from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead
 from adapterhub.operations.merge.arithmetic import without
+from adapterhub.operations.merge.digests import digest_at
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
@@ -61,7 +62,7 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
     started = time.perf_counter()
     with files.read(path) as package:
         told = undo.read(package)
-        digest = files.sha256(wish.source)
+        digest = digest_at(wish.source)
         if digest != told.merged:
             raise AdapterhubError(f"{wish.source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
                                   mend="Give the model as merge wrote it.")  # fmt: skip
@@ -100,7 +101,8 @@ def _package(opened: Source, told: Undo, ahead: Ahead[Key, bytearray]) -> Packag
     changed = {key: LazyTensor(tensors[key].dtype, tensors[key].shape, partial(_chunks, ahead, key))
                for key in tensors if key in told.weights}  # fmt: skip
     rebuilt = output.rebuilt(opened, changed, None, Tally())
-    return Package.new({name: File(held, in_given_order=True, head=told.head) for name, held in rebuilt.items()})
+    made = {name: File(held, in_given_order=True, head=told.head_of(name)) for name, held in rebuilt.items()}
+    return Package.new(made, told.documents, opened.package.container)
 
 
 def _chunks(ahead: Ahead[Key, bytearray], key: Key) -> Iterator[Buffer]:
@@ -120,7 +122,7 @@ def _bits(opened: Source, told: Undo, key: Key) -> bytearray:
 
 def _require(base: str, path: Path) -> None:
     """The proof: what was restored is the base."""
-    found = files.sha256(path)
+    found = digest_at(path)
     if found != base:
         raise AdapterhubError(f"what was restored has the sha256 {found}, and the base {base}: nothing was put in place",
                               mend="The undo file is damaged, or was made by another numpy: unmerge with the adapters.")  # fmt: skip
@@ -141,7 +143,8 @@ def _document(
         modules=len({key[:2] for key in told.weights}),
         entries=entries,
         summary=summary(entries),
-        size=len(told.head) + sum(tensor.nbytes for tensor in opened.package.only.tensors.values()),
+        size=sum(map(len, told.heads.values()))
+        + sum(tensor.nbytes for file in opened.package.files.values() for tensor in file.tensors.values()),
         undo=SourceDocument(path=str(path), sha256=files.sha256(path)),
         dry_run=dry_run,
         seconds=round(time.perf_counter() - started, 3),
