@@ -6,7 +6,7 @@ recognised as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,10 +113,13 @@ class WholeLayout(Layout, Protocol):
 
 @dataclass(frozen=True)
 class Recognised:
-    """A file in `layout`. `architecture` is empty where its widths are no known model's; `also` are others that fit."""
+    """A file in `layout`. `architecture` is empty where its widths are no known model's; `also` are others that fit. `decode`
+    reads it, where recognising it was most of the work.
+    """
 
     layout: WholeLayout
     architecture: str
     also: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     variant: str | None = None
+    decode: Callable[[], Reading] | None = None

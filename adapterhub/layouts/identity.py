@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from adapterhub.adapter import Kind
 from adapterhub.errors import UsageError
@@ -55,7 +56,8 @@ class Identity:
     def decode(self, package: Package) -> Reading | None:
         """The adapter in the package; None where no layout explains it."""
         if self.whole is not None:
-            return replace(self.whole.layout.decode(package), architecture=self.whole.architecture)
+            decode = self.whole.decode or partial(self.whole.layout.decode, package)
+            return replace(decode(), architecture=self.whole.architecture)
         return self.fit.layout.decode(package, self.fit) if self.fit is not None else None
 
 

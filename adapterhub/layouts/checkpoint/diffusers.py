@@ -48,16 +48,13 @@ class Diffusers:
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
         judged = _judged(package)
-        return None if judged is None else recognised(self, judged)
+        return None if judged is None else recognised(self, judged, partial(_reading, package, judged))
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
         judged = _judged(package)
         assert judged is not None
-        if strays := [*judged.placed.rest, *_claimed_again(judged)]:
-            raise BrokenAdapter(f"{package.path}: {len(strays)} tensors have no place of their own in {judged.architecture}: {strays[0]} …",
-                                strays, mend="Its parts are of several models: get the folder again.")  # fmt: skip
-        return reading(judged.placed, judged.architecture, _metadata(package))
+        return _reading(package, judged)
 
     def place(self, held: Key, adapter: Adapter) -> str:
         """File and name."""
@@ -95,6 +92,13 @@ def _claimed_again(judged: Judged) -> Iterator[str]:
         row = table.get(held.module) if held.component == ASIDE else None
         if row is not None and any(key(name) in judged.placed.tensors for name in row.tensors):
             yield place
+
+
+def _reading(package: Package, judged: Judged) -> Reading:
+    if strays := [*judged.placed.rest, *_claimed_again(judged)]:
+        raise BrokenAdapter(f"{package.path}: {len(strays)} tensors have no place of their own in {judged.architecture}: {strays[0]} …",
+                            strays, mend="Its parts are of several models: get the folder again.")  # fmt: skip
+    return reading(judged.placed, judged.architecture, _metadata(package))
 
 
 def _judged(package: Package) -> Judged | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Key, Module, Role
-from adapterhub.layouts.base import Recognised, WholeLayout
+from adapterhub.layouts.base import Reading, Recognised, WholeLayout
 from adapterhub.layouts.checkpoint.places import Placed
 from adapterhub.tensors import LazyTensor, Shape
 
@@ -79,8 +79,8 @@ def variant(tensors: Mapping[Key, LazyTensor]) -> str | None:
     return VARIANTS.get(tensor.shape[1]) if tensor is not None and len(tensor.shape) == 4 else None
 
 
-def recognised(layout: WholeLayout, judged: Judged) -> Recognised:
-    """What a model was found to be, and why."""
+def recognised(layout: WholeLayout, judged: Judged, decode: Callable[[], Reading]) -> Recognised:
+    """What a model was found to be, and why, and its contents as they were then found."""
     parts = dict.fromkeys(held.component for held in judged.placed.tensors)
     evidence = (f"weights of {', '.join(parts)}", f"{judged.score.shapes} of {judged.score.named} have its shapes")
-    return Recognised(layout, judged.architecture, judged.also, evidence, variant(judged.placed.tensors))
+    return Recognised(layout, judged.architecture, judged.also, evidence, variant(judged.placed.tensors), decode)

@@ -49,17 +49,13 @@ class SingleFile:
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
         judged = _judged(package)
-        return None if judged is None else recognised(self, judged)
+        return None if judged is None else recognised(self, judged, partial(_reading, package, judged))
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
         judged = _judged(package)
         assert judged is not None
-        placed = judged.placed
-        for name in placed.rest:
-            held = aside(_usual(name, package.only.tensors, judged.architecture))
-            placed.tensors[held], placed.places[held] = package.only.tensors[name], name
-        return reading(placed, judged.architecture, package.only.metadata)
+        return _reading(package, judged)
 
     def place(self, key: Key, adapter: Adapter) -> str | None:
         """The name of the tensor that `key` is, or is a part of."""
@@ -87,6 +83,14 @@ def reading(placed: Placed, architecture: str, metadata: Mapping[str, str]) -> R
         modules.setdefault(Module(component, module), {})[role] = tensor
         names.setdefault(Module(component, module), {})[role] = placed.places[Key(component, module, role)]
     return Reading(Kind.CHECKPOINT, architecture, modules, names, dict(metadata), {})
+
+
+def _reading(package: Package, judged: Judged) -> Reading:
+    placed = judged.placed
+    for name in placed.rest:
+        held = aside(_usual(name, package.only.tensors, judged.architecture))
+        placed.tensors[held], placed.places[held] = package.only.tensors[name], name
+    return reading(placed, judged.architecture, package.only.metadata)
 
 
 def _judged(package: Package) -> Judged | None:
