@@ -50,7 +50,7 @@ def forecast(load: Load, place: Path) -> Forecast:
     cores = min(os.cpu_count() or 1, _CORES)
     together = (writing + load.spread + beside) / (_SHARED * cores)
     seconds = max(together, writing, beside, load.spread / load.threads)
-    return Forecast(memory=_peak() + load.memory, seconds=round(load.alone + seconds + load.reread * hashing, 2))
+    return Forecast(memory=_peak() + load.memory, seconds=round(load.alone + seconds + load.reread * hashing, 3))
 
 
 def sampled(items: Sequence[T], work: Callable[[T], object], size: Callable[[T], int]) -> float:

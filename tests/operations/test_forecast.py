@@ -54,7 +54,7 @@ def test_a_dry_run_foretells_and_leaves_nothing(command: str, inputs: Path) -> N
     assert sorted(inputs.rglob("*")) == before
     assert told.forecast is not None
     assert 30e6 < told.forecast.memory < 100e9
-    assert 0 < told.forecast.seconds < 600
+    assert 0 <= told.forecast.seconds < 600
     done = CALLS[command](inputs, out, False)
     assert done.forecast is None
     assert told.size == done.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -122,5 +123,10 @@ def test_torch_has_its_threads_again_afterwards(monkeypatch: pytest.MonkeyPatch)
         assert rounding._Torch.module is None
         with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(9, beside):
             assert rounding._Torch.module is None
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(time.sleep, 0.05)  # torch would come too late
+            with rounding.cast_by_torch(10, beside):
+                pass
+        assert (torch.get_num_threads(), rounding._Torch.module) == (2, None)
     finally:
         torch.set_num_threads(before)
