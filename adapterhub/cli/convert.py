@@ -55,12 +55,14 @@ SHOWN = 8
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
 @click.option(
-    "--no-check", is_flag=True, help="Read nothing twice: neither the error nor the sha256 of the files is known then."
+    "--no-check",
+    is_flag=True,
+    help="Read nothing twice: neither the error nor, with --json, the sha256 of the files is known then.",
 )
 @as_json
 @debug
 def command(source: Path, target: str, no_check: bool, as_json: bool, **options: Any) -> None:
-    done = adapterhub.convert(source, target, check=not no_check, **options)
+    done = adapterhub.convert(source, target, check=not no_check, digests=as_json, **options)
     write_json(done) if as_json else write("\n".join(describe(done)))
 
 

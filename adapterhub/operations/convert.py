@@ -40,6 +40,7 @@ def convert(
     dry_run: bool = False,
     force: bool = False,
     check: bool = True,
+    digests: bool = True,
     **whole: Unpack[WholeArguments],
 ) -> Conversion:
     """Writes the adapter at `source` to `target` in the layout `to`, or in that which `for_tool` reads.
@@ -51,15 +52,17 @@ def convert(
     ("fp32", "fp16", "bf16") casts; `base` is the model whose weights the result depends on.
 
     With `dry_run` nothing is written; without `check` nothing is read twice: neither the error nor whole-file digests are
-    known. Raises what `adapterhub.errors` lists.
+    known; without `digests` the error alone is. Raises what `adapterhub.errors` lists.
     """
     wish = Wish(source=Path(source), target=str(target), to=to, for_tool=for_tool, algorithm=as_algorithm, rank=rank, dtype=dtype,
                 token=token, image=_path(image), extract_embeddings=extract_embeddings, fit=fit, allow_loss=allow_loss,
                 force=force, whole=whole_options(whole))  # fmt: skip
-    return _carried_out(wish, _path(base), architecture, dry_run=dry_run, check=check)
+    return _carried_out(wish, _path(base), architecture, dry_run=dry_run, check=check, digests=digests and check)
 
 
-def _carried_out(wish: Wish, base: Path | None, architecture: str | None, *, dry_run: bool, check: bool) -> Conversion:
+def _carried_out(
+    wish: Wish, base: Path | None, architecture: str | None, *, dry_run: bool, check: bool, digests: bool
+) -> Conversion:
     started = time.perf_counter()
     wish.check()
     with (
@@ -69,14 +72,15 @@ def _carried_out(wish: Wish, base: Path | None, architecture: str | None, *, dry
         kind, request = wish.met(opened.identity.kind, opened.layout)
         made = work.of(kind).make(opened, request, weights)
         place = wish.place(made.encoded.package)
-        report = Report(wish, place, request.layout.name, opened, made, started)
+        report = Report(wish, place, request.layout.name, opened, made, started, digests=digests)
         if dry_run:
             return report.document(dry_run=True)
         with ThreadPoolExecutor(1) as beside:
-            hashed = beside.submit(digest_of, opened) if check else None
+            hashed = beside.submit(digest_of, opened) if digests else None
             proof = Proof(opened, made, weights, measured=check, verify=wish.whole.verify)
             whole = wish.whole
-            digest = deliver(made, place, wish.force, opened, proof, (base, whole.vae, whole.tokenizer, whole.config))
+            read = (base, whole.vae, whole.tokenizer, whole.config)
+            digest = deliver(made, place, wish.force, opened, proof, read, digests=digests)
             return report.document(hashed, digest, proof.gap)
 
 

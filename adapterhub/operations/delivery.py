@@ -29,24 +29,31 @@ _SAME_NUMBERS = {"copy", "rename", "reshape", "split", "join", "metadata"}
 
 
 def deliver(
-    made: Made, target: Path, force: bool, opened: Source, proof: Proof, inputs: Iterable[Path | None] = ()
+    made: Made,
+    target: Path,
+    force: bool,
+    opened: Source,
+    proof: Proof,
+    inputs: Iterable[Path | None] = (),
+    *,
+    digests: bool = True,
 ) -> str | None:
-    """Writes the package, proves it and only then puts it in place; gives its sha256, None for a folder. Nothing that is read
+    """Writes the package, proves it and only then puts it in place; gives its sha256, None for a folder or without `digests`. Nothing that is read
     is overwritten: neither the source nor the files and folders `inputs`.
     """
     package = made.encoded.package
     with _folder_for(target):
-        digests = files.write(
+        found = files.write(
             package,
             target,
             force=force,
             hashed=metadata.HASHED,
             sources=[*opened.package.paths.values(), *_files(inputs)],
             prove=proof,
-            reread=proof.measured,
-            digest=package.container in files.SINGLE,
+            reread=digests and proof.measured,
+            digest=digests and package.container in files.SINGLE,
         )
-    return next(iter(digests.values())) if package.container in files.SINGLE else None
+    return next(iter(found.values())) if package.container in files.SINGLE else None
 
 
 def _files(inputs: Iterable[Path | None]) -> Iterator[Path]:
@@ -77,7 +84,7 @@ def _folder_for(target: Path) -> Iterator[None]:
 def digest_of(opened: Source) -> str | None:
     """The sha256 of a source that is one file."""
     paths = opened.package.paths
-    return files.sha256(next(iter(paths.values()))) if opened.package.container in files.SINGLE else None
+    return files.cached_sha256(next(iter(paths.values()))) if opened.package.container in files.SINGLE else None
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class Report:
     started: float
     proving: float = 0.0
     """Seconds of processor that the proof would take."""
+    digests: bool = True
+    """Whether the source and the target are hashed."""
 
     def document(
         self,
@@ -120,8 +129,8 @@ class Report:
 
     def _forecast(self, size: int) -> Forecast:
         """All that comes first has been done; what is left is to write, to prove and to hash."""
-        hashed = (size_of(self.opened.package), size)
-        containers = (self.opened.package.container, self.made.encoded.package.container)
+        containers = (self.opened.package.container, self.made.encoded.package.container) if self.digests else ()
+        hashed = (size_of(self.opened.package), size)[: len(containers)]
         load = Load(time.perf_counter() - self.started, size, spread=self.proving, threads=4, memory=_BUFFERS,
                     hashed=sum(size for size, held in zip(hashed, containers, strict=True) if held in files.SINGLE))  # fmt: skip
         return forecast(load, self.place)

@@ -191,3 +191,18 @@ def test_a_note_about_alpha_that_is_not_ours_is_ignored(tmp_path, note):
     save_file(tensors, source, {"adapterhub.alphas": note})
     adapterhub.convert(source, kohya, to="kohya")
     assert load_file(kohya)[f"{HEAD}.alpha"].reshape(()) == 4
+
+
+def test_without_digests_the_error_is_measured_and_nothing_is_hashed(
+    style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("hashed")
+
+    monkeypatch.setattr("adapterhub.files.digests.sha256", refused)
+    monkeypatch.setattr("adapterhub.files.cache.sha256", refused)
+    out = style.with_name("out.safetensors")
+    done = adapterhub.convert(style, out, to="comfyui", digests=False)
+    assert (done.max_error, done.source.sha256, done.target.sha256) == (0.0, None, None)
+    with pytest.raises(AssertionError, match="hashed"):
+        adapterhub.convert(style, out, to="comfyui", force=True)
