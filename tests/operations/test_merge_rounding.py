@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -18,19 +14,6 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["numpy", "torch"])
-def caster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Who casts."""
-    if request.param == "numpy":
-        yield "numpy"
-        return
-    monkeypatch.setattr(rounding, "_PAYS", 0)
-    with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(1, beside):
-        beside.submit(int).result()
-        assert rounding._Torch.module is torch
-        yield "torch"
-
-
 def sizes(dtype: str) -> np.ndarray:
     """All finite magnitudes in ascending order, as torch reads them; the code of each is its index."""
     kind, bits = KINDS[dtype]
@@ -38,7 +21,6 @@ def sizes(dtype: str) -> np.ndarray:
     return torch.from_numpy(codes).to(bits).view(kind).double().numpy()
 
 
-@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", KINDS)
 def test_every_number_middle_and_neighbour_of_a_middle(dtype: str, sign: int) -> None:
@@ -54,7 +36,6 @@ def test_every_number_middle_and_neighbour_of_a_middle(dtype: str, sign: int) ->
         assert np.array_equal(rounding.nearest(sign * numbers, dtype), wanted | negative)
 
 
-@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("dtype", KINDS)
 def test_what_is_too_large_is_infinite_and_nan_stays_one(dtype: str) -> None:
     largest = sizes(dtype)[-1]
@@ -85,7 +66,6 @@ def test_by_chance_it_is_one_of_the_neighbours_and_right_in_the_mean(dtype: str)
     assert (np.abs(found.mean(0) - numbers) <= 0.02 * spread + 1e-18).all()
 
 
-@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("dtype", KINDS)
 def test_every_code_is_decoded_exactly_and_comes_back(dtype: str) -> None:
     kind, bits = KINDS[dtype]
@@ -99,7 +79,6 @@ def test_every_code_is_decoded_exactly_and_comes_back(dtype: str) -> None:
     assert np.array_equal(rounding.nearest(found[numbers], dtype), codes[numbers])
 
 
-@pytest.mark.usefixtures("caster")
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_near_the_middle_of_two_float32_is_asked_and_not_rounded_twice(dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -110,23 +89,3 @@ def test_near_the_middle_of_two_float32_is_asked_and_not_rounded_twice(dtype: st
         codes = np.arange(middles.size)
         wanted = np.where(numbers > middles, codes + 1, codes)
         assert np.array_equal(rounding.nearest(numbers, dtype), wanted)
-
-
-def test_torch_has_its_threads_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding, "_PAYS", 10)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(10, beside):
-            beside.submit(int).result()
-        assert torch.get_num_threads() == 2
-        assert rounding._Torch.module is None
-        with ThreadPoolExecutor(1) as beside, rounding.cast_by_torch(9, beside):
-            assert rounding._Torch.module is None
-        with ThreadPoolExecutor(1) as beside:
-            beside.submit(time.sleep, 0.05)  # torch would come too late
-            with rounding.cast_by_torch(10, beside):
-                pass
-        assert (torch.get_num_threads(), rounding._Torch.module) == (2, None)
-    finally:
-        torch.set_num_threads(before)

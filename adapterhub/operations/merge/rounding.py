@@ -1,15 +1,8 @@
-"""float64 rounded once to what a model stores, as the bits that are stored: half to even, or by chance.
-
-By numpy, or a good deal faster by torch once it is there (`cast_by_torch`); to the same bits.
-"""
+"""float64 rounded once to what a model stores, as the bits that are stored: half to even, or by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from adapterhub.operations.casting import rounded
@@ -24,44 +17,6 @@ CODES = {"F8_E4M3": "u1", "F8_E5M2": "u1", "F16": "<u2", "BF16": "<u2", "F32": "
 INFINITE = {"F8_E4M3": 0x7F, "F8_E5M2": 0x7C, "F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F80_0000,
             "F64": 0x7FF0_0000_0000_0000}  # fmt: skip
 """dtype → the magnitude from which on a value is infinite or none at all."""
-_TORCH_KINDS = {"F16": "float16", "BF16": "bfloat16"}
-_PAYS = 1_500_000_000
-"""Numbers that numpy takes a second or two longer for than torch, which is what importing torch takes."""
-_SPARE = {"F16": 13, "BF16": 16}
-"""dtype → how many more digits float32 has."""
-
-
-class _Torch:
-    """The module, while it casts."""
-
-    module: ModuleType | None = None
-
-
-@contextmanager
-def cast_by_torch(numbers: int, beside: Executor) -> Iterator[None]:
-    """Inside, torch casts as soon as `beside` has imported it, if there are so many `numbers` that this pays."""
-    if numbers < _PAYS:
-        yield
-        return
-    loading = beside.submit(_begin)
-    try:
-        yield
-    finally:
-        if not loading.cancel():
-            threads, torch = loading.result(), _Torch.module
-            _Torch.module = None
-            if torch is not None:
-                torch.set_num_threads(threads)
-
-
-def _begin() -> int:
-    """Imports torch, and has it cast in the threads that ask; gives how many of its own it had."""
-    import torch
-
-    threads: int = torch.get_num_threads()
-    torch.set_num_threads(1)
-    _Torch.module = torch
-    return threads
 
 
 def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
@@ -71,10 +26,8 @@ def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
     import numpy as np
 
     codes = np.empty(found.shape, CODES[dtype]) if out is None else out
-    numbers, bits, torch = found.reshape(-1), codes.reshape(-1), _Torch.module
+    numbers, bits = found.reshape(-1), codes.reshape(-1)
     match dtype:
-        case "F16" | "BF16" if torch is not None:
-            _cast(numbers, dtype, bits, torch)
         case "F16":
             with np.errstate(over="ignore", under="ignore"):
                 np.copyto(bits.view("<f2"), numbers, casting="unsafe")
@@ -94,12 +47,7 @@ def decoded(codes: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
     import numpy as np
 
     numbers = np.empty(codes.shape, "<f8") if out is None else out
-    torch = _Torch.module
     match dtype:
-        case "F16" if torch is not None:
-            narrow = scratch("narrow", codes.shape, "<f4")
-            torch.from_numpy(narrow).copy_(torch.from_numpy(codes.view("<f2")))
-            np.copyto(numbers, narrow)
         case "F16":
             np.copyto(numbers, codes.view("<f2"))
         case "BF16":
@@ -142,10 +90,13 @@ def not_finite(codes: np.ndarray, dtype: str) -> np.ndarray | None:
 
 
 def _brain(found: np.ndarray, codes: np.ndarray) -> None:
-    """By way of float32, of which bfloat16 is the upper half."""
+    """By way of float32, of which bfloat16 is the upper half; what that may have rounded to the middle between two is asked anew."""
     import numpy as np
 
-    bits = _narrowed(found).view("<u4")
+    narrow = scratch("narrow", found.shape, "<f4")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.copyto(narrow, found, casting="unsafe")
+    bits = narrow.view("<u4")
     if not_finite(bits, "F32") is not None:
         codes[...] = rounded(found, "BF16")
         return
@@ -156,38 +107,8 @@ def _brain(found: np.ndarray, codes: np.ndarray) -> None:
     kept += bits
     kept >>= 16
     np.copyto(codes, kept, casting="unsafe")
-    _ask_again(bits, 0x8000, 16, found, "BF16", codes)
-
-
-def _cast(found: np.ndarray, dtype: str, codes: np.ndarray, torch: ModuleType) -> None:
-    """By torch's casts from float32, which know the instructions for them."""
-    narrow = _narrowed(found)
-    torch.from_numpy(codes.view("<i2")).view(getattr(torch, _TORCH_KINDS[dtype])).copy_(torch.from_numpy(narrow))
-    if not_finite(codes, dtype) is not None:
-        codes[...] = rounded(found, dtype).view("<u2")
-    else:
-        _ask_again(narrow.view("<u4"), 0, _SPARE[dtype] - 1, found, dtype, codes)
-
-
-def _narrowed(found: np.ndarray) -> np.ndarray:
-    """The numbers in float32."""
-    import numpy as np
-
-    narrow = scratch("narrow", found.shape, "<f4")
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        np.copyto(narrow, found, casting="unsafe")
-    return narrow
-
-
-def _ask_again(bits: np.ndarray, middle: int, count: int, found: np.ndarray, dtype: str, codes: np.ndarray) -> None:
-    """Rounds anew what float32 may have been rounded to the middle between two: where its last `count` bits are `middle`."""
-    import numpy as np
-
-    rest = np.bitwise_and(bits, (1 << count) - 1, out=scratch("kept", bits.shape, "<u4"))
-    middles = np.equal(rest, middle, out=scratch("middles", bits.shape, "?"))
-    if middles.any():
-        asked = np.flatnonzero(middles)
-        codes[asked] = rounded(found[asked], dtype).view("<u2")
+    asked = np.flatnonzero(np.bitwise_and(bits, 0xFFFF, out=kept) == 0x8000)
+    codes[asked] = rounded(found[asked], "BF16")
 
 
 def _eighth(found: np.ndarray, dtype: str) -> np.ndarray:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
 from adapterhub.operations.merge.digests import digest_at, digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
-from adapterhub.operations.merge.rounding import cast_by_torch
 from adapterhub.operations.merge.scratch import Pool
 from adapterhub.operations.merge.undo import Recorder, undoable
 from adapterhub.operations.source import Source
@@ -72,11 +70,7 @@ class Run:
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
         touched = self._touched()
-        with (
-            ThreadPoolExecutor(1) as beside,
-            self._casting(touched, beside),
-            Ahead(touched, self._compute, self._bytes) as ahead,
-        ):
+        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute, self._bytes) as ahead:
             base = beside.submit(digest_of, self.opened.package)
             marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
             package = self._package(ahead, lambda: self._fields(base.result(), [mark.result() for mark in marks]))
@@ -94,8 +88,7 @@ class Run:
         """What writing it would take."""
         alone = time.perf_counter() - self.started
         touched, size = self._touched(), size_of(package)
-        with ThreadPoolExecutor(1) as beside, self._casting(touched, beside), one_thread_a_product():
-            beside.submit(int).result()  # behind the import of torch, if there is one
+        with one_thread_a_product():
             spread = sampled(touched, self._compute, self._bytes)
         largest = max(map(self._bytes, touched), default=0)
         unknown = [path for path in self.opened.package.paths.values() if not files.is_cached(path)]
@@ -108,9 +101,6 @@ class Run:
 
     def _touched(self) -> list[Key]:
         return [key for key in output.ordered(self.opened) if key in self.plan.terms]
-
-    def _casting(self, touched: Sequence[Key], beside: Executor) -> AbstractContextManager[None]:
-        return cast_by_torch(sum(self.opened.adapter.tensors[key].size for key in touched), beside)
 
     def _require_undoable(self) -> None:
         if self.undo is None:
