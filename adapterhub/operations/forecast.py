@@ -21,7 +21,7 @@ _SAMPLE = 32 << 20
 """Bytes that are written, under no name, and hashed, to see how fast that goes."""
 _TRIED = 8
 """Items of a sample, or a few more."""
-_SHARED = 0.8
+_SHARED = 0.95
 """How much of its time a core works, of several that wait for each other now and then."""
 _CORES = 4
 """More are of no use to what a command does at a time."""

@@ -85,11 +85,11 @@ def test_a_sample_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (Load(1.0, 0), 1.0),
         (Load(1.0, 100), 1.0 + 10.0),  # one thing alone takes as long as it takes
-        (Load(0.0, 0, spread=8.0, threads=2), 8 / 1.6),
+        (Load(0.0, 0, spread=8.0, threads=2), 8 / 1.9),
         (Load(0.0, 0, spread=8.0, threads=1), 8.0),
         (Load(0.0, 0, hashed=1000), 10.0),
         (Load(0.0, 0, reread=1000), 10.0),
-        (Load(0.0, 100, spread=8.0, threads=2, hashed=1000), 28 / 1.6),
+        (Load(0.0, 100, spread=8.0, threads=2, hashed=1000), 28 / 1.9),
     ],
 )
 def test_what_runs_side_by_side_shares_the_cores(

@@ -32,8 +32,6 @@ from adapterhub.tensors import Buffer, LazyTensor, length
 
 _MARKING = 12
 """How much longer than hashing a file its fingerprint takes."""
-_SCRATCH = 8 << 20
-"""Bytes that a thread computes in."""
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Run:
         hashed = sum(path.stat().st_size for path in unknown) + _MARKING * sum(
             one.source.package.size for one in self.adapters
         )
-        memory = HELD + WORKERS * (largest + _SCRATCH)
+        memory = HELD + WORKERS * largest
         reread = size if self.check or self.undo is not None else 0
         return forecast(Load(alone, size, spread, WORKERS, hashed, reread, memory), place)
 
