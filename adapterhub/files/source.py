@@ -76,17 +76,6 @@ class Source:
             start, length = start + len(part), length - len(part)
         return b"".join(parts)
 
-    def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fills `buffer` with what follows `start`; a file that has become shorter is refused."""
-        while buffer:
-            try:
-                count = os.preadv(self.descriptor, [buffer], start)
-            except OSError as error:
-                raise _failure("read", self.path, error) from error
-            if not count:
-                raise self._changed()
-            buffer, start = buffer[count:], start + count
-
     def pieces(self, start: int, length: int) -> Iterable[bytes]:
         """`length` bytes from `start` in pieces of at most PIECE."""
         if length <= PIECE:
@@ -132,10 +121,6 @@ class Range:
 
     def __call__(self) -> Iterable[bytes]:
         return self.source.pieces(self.start, self.length)
-
-    def into(self, buffer: memoryview) -> None:
-        """Fills `buffer`, which has their length, without taking memory."""
-        self.source.read_into(buffer, self.start)
 
     def part(self, start: int, length: int) -> Range:
         """`length` bytes from the `start`-th of these."""

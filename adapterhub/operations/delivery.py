@@ -129,16 +129,16 @@ class Report:
 
     def _forecast(self, size: int) -> Forecast:
         """All that comes first has been done; what is left is to write, to prove and to hash."""
-        containers = (self.opened.package.container, self.made.encoded.package.container) if self.digests else ()
-        hashed = (size_of(self.opened.package), size)[: len(containers)]
-        load = Load(time.perf_counter() - self.started, size, spread=self.proving, threads=4, memory=_BUFFERS,
-                    hashed=sum(size for size, held in zip(hashed, containers, strict=True) if held in files.SINGLE))  # fmt: skip
+        packages = (self.opened.package, self.made.encoded.package) if self.digests else ()
+        hashed = sum(size_of(package) for package in packages if package.container in files.SINGLE)
+        alone = time.perf_counter() - self.started
+        load = Load(alone, size, spread=self.proving, threads=4, memory=_BUFFERS, hashed=hashed)
         return forecast(load, self.place)
 
 
 def size_of(package: Package) -> int:
     """The bytes of all tensor files, as safetensors has them."""
-    return sum(len(safetensors.render_header(file.tensors.items(), file.metadata))
+    return sum(len(file.head or safetensors.render_header(file.tensors.items(), file.metadata))
                + sum(tensor.nbytes for tensor in file.tensors.values()) for file in package.files.values())  # fmt: skip
 
 

@@ -24,8 +24,7 @@ class Ahead(Generic[Name, Value]):
     """
 
     def __init__(self, names: Iterable[Name], compute: Callable[[Name], Value], size: Callable[[Name], int]) -> None:
-        self.names = tuple(names)
-        self._left, self._compute, self._size = deque(self.names), compute, size
+        self._left, self._compute, self._size = deque(names), compute, size
         self._pool = ThreadPoolExecutor(WORKERS)
         self._made: dict[Name, Future[Value]] = {}
         self._held = 0

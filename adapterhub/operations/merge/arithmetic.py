@@ -156,22 +156,15 @@ def _read(stored: LazyTensor) -> np.ndarray:
 
 def _rows(stored: LazyTensor) -> Iterator[np.ndarray]:
     """The bits of the weight as a matrix, some rows at a time; from a file as they are wanted, so that a large one never lies in memory."""
+    import numpy as np
+
     count = stored.shape[0]
     rows = max(1, _NUMBERS * count // max(1, stored.size))
     sizes = [min(rows, count - start) for start in range(0, count, rows)]
     if not isinstance(stored.chunks, Range):
         stored = from_bytes(stored.dtype, stored.shape, stored.read())
     for part in stored.split_rows(sizes):
-        codes = scratch("codes", (part.shape[0], part.size // part.shape[0]), rounding.CODES[stored.dtype])
-        _fill(codes.view("u1").reshape(-1).data, part)
-        yield codes
-
-
-def _fill(buffer: memoryview, tensor: LazyTensor) -> None:
-    if isinstance(tensor.chunks, Range):
-        tensor.chunks.into(buffer)
-    else:
-        buffer[:] = tensor.read()
+        yield np.frombuffer(part.read(), rounding.CODES[stored.dtype]).reshape(part.shape[0], -1)
 
 
 def _sum(made: Sequence[Change], start: int, stop: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A merge that is planned: computed ahead on one thread, written on another, its inputs hashed on a third, proved, told."""
+"""A merge that is planned: computed ahead on two threads, written on another, its inputs hashed on one more, proved, told."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from adapterhub.documents import Source as SourceDocument
 from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files import File, Package
 from adapterhub.operations.casting import Tally
+from adapterhub.operations.delivery import size_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
@@ -76,7 +77,7 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
                 if not dry_run:
                     files.write(restored, place, force=wish.force, sources=[wish.source, path], digest=False,
                                 prove=partial(_require, told.base))  # fmt: skip
-                done = _document(opened, told, place, path, wish, digest, started, dry_run=dry_run)
+                done = _document(opened, told, restored, place, path, wish, digest, started, dry_run=dry_run)
                 return (
                     done if not dry_run else done.model_copy(update={"forecast": _forecast(touched, bits, size, done)})
                 )
@@ -129,7 +130,16 @@ def _require(base: str, path: Path) -> None:
 
 
 def _document(
-    opened: Source, told: Undo, place: Path, path: Path, wish: Wish, digest: str, started: float, *, dry_run: bool
+    opened: Source,
+    told: Undo,
+    restored: Package,
+    place: Path,
+    path: Path,
+    wish: Wish,
+    digest: str,
+    started: float,
+    *,
+    dry_run: bool,
 ) -> Conversion:
     entries = [LedgerEntry(source=[name], target=[name], action="compute" if any(key in told.weights for key in keys) else "copy",
                            reason="restored" if any(key in told.weights for key in keys) else None)
@@ -143,8 +153,7 @@ def _document(
         modules=len({key[:2] for key in told.weights}),
         entries=entries,
         summary=summary(entries),
-        size=sum(map(len, told.heads.values()))
-        + sum(tensor.nbytes for file in opened.package.files.values() for tensor in file.tensors.values()),
+        size=size_of(restored),
         undo=SourceDocument(path=str(path), sha256=files.sha256(path)),
         dry_run=dry_run,
         seconds=round(time.perf_counter() - started, 3),
