@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
@@ -29,25 +31,44 @@ if TYPE_CHECKING:
     from adapterhub.operations.plot import plot
     from adapterhub.operations.scale import scale
     from adapterhub.operations.validate import validate
+    from adapterhub.registry.edit import alias, note, rate, remove, tag
+    from adapterhub.registry.find import list_ as list  # noqa: A004
+    from adapterhub.registry.find import search
+    from adapterhub.registry.index import index
+    from adapterhub.registry.kin import duplicates, similar
+    from adapterhub.registry.lineage import lineage
+    from adapterhub.registry.show import show
 
-    def layouts() -> list[LayoutInfo]: ...
-    def architectures() -> list[ArchitectureInfo]: ...
+    def layouts() -> Sequence[LayoutInfo]: ...
+    def architectures() -> Sequence[ArchitectureInfo]: ...
 
 
 __version__ = "0.1.0"
 __all__ = [
     "AdapterhubError",
+    "alias",
     "architectures",
     "combine",
     "convert",
     "diff",
+    "duplicates",
     "extract",
+    "index",
     "inspect",
     "layouts",
+    "lineage",
+    "list",
     "merge",
+    "note",
     "plot",
+    "rate",
+    "remove",
     "resize",
     "scale",
+    "search",
+    "show",
+    "similar",
+    "tag",
     "unmerge",
     "validate",
     "watched",
@@ -66,6 +87,18 @@ _HOMES = {
     "merge": "adapterhub.operations.merge.merge",
     "unmerge": "adapterhub.operations.merge.unmerge",
     "validate": "adapterhub.operations.validate",
+    "index": "adapterhub.registry.index",
+    "show": "adapterhub.registry.show",
+    "list": "adapterhub.registry.find:list_",  # the builtin's name, outside of it
+    "search": "adapterhub.registry.find",
+    "tag": "adapterhub.registry.edit",
+    "note": "adapterhub.registry.edit",
+    "rate": "adapterhub.registry.edit",
+    "alias": "adapterhub.registry.edit",
+    "remove": "adapterhub.registry.edit",
+    "duplicates": "adapterhub.registry.kin",
+    "similar": "adapterhub.registry.kin",
+    "lineage": "adapterhub.registry.lineage",
     "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts"}
@@ -76,7 +109,8 @@ def __getattr__(name: str) -> object:
         return import_module(f"adapterhub.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'adapterhub' has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    module, _, called = _HOMES[name].partition(":")
+    globals()[name] = value = getattr(import_module(module), called or name)
     return value
 
 

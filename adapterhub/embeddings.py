@@ -27,12 +27,14 @@ from adapterhub.operations.embedding.combine import (
 from adapterhub.operations.embedding.nearest import nearest
 from adapterhub.operations.embedding.rework import Output, rework
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.recipe import recorded
 
 __all__ = ["merge", "nearest", "scale", "trim"]
 
 _METHODS = {"sum": summed, "concat": concatenated}
 
 
+@recorded("embedding merge", "embeddings")
 def merge(
     embeddings: Sequence[Path | str | tuple[Path | str, float]],
     target: Path | str,
@@ -68,6 +70,7 @@ def merge(
     return rework("embedding merge", paths, output, change, joined=True)
 
 
+@recorded("embedding scale", "source")
 def scale(
     source: Path | str,
     target: Path | str,
@@ -98,6 +101,7 @@ def scale(
     return rework("embedding scale", [Path(source)], Output(target, to, for_tool, token, dtype, dry_run, force), change)
 
 
+@recorded("embedding trim", "source")
 def trim(
     source: Path | str,
     target: Path | str,

@@ -1,6 +1,7 @@
 """Every error that adapterhub raises on purpose, and the exit status that the command line gives it.
 
 AdapterhubError              1  the answer is no
+├── NotFound                 1  nothing in the registry is what was asked for
 ├── UsageError               2  the request is wrong
 │   ├── OutputExists         2  the target is there already
 │   └── UnknownName          2  no such layout, tool, architecture, algorithm …
@@ -29,6 +30,10 @@ class AdapterhubError(Exception):
         super().__init__(message if mend is None else f"{message}\n{mend}")
         self.message = message
         self.mend = mend
+
+
+class NotFound(AdapterhubError):
+    """Nothing in the registry is what was asked for."""
 
 
 class UsageError(AdapterhubError):

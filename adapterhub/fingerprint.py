@@ -48,7 +48,7 @@ def fingerprint(adapter: Adapter, seen: Weights | None = None) -> str:
     digest = hashlib.sha256(VERSION)
     digest.update(structure(adapter))
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit stays in float64, NaN stays NaN
-        for (component, module), tensors in _named(adapter):
+        for (component, module), tensors in named(adapter):
             digest.update(f"\n{component}\0{module}\0".encode())
             for part in _module(tensors):
                 digest.update(part)
@@ -110,7 +110,7 @@ def structure(adapter: Adapter) -> bytes:
     return json.dumps(acts).encode()
 
 
-def _named(adapter: Adapter) -> list[tuple[tuple[str, str], Roles]]:
+def named(adapter: Adapter) -> list[tuple[tuple[str, str], Roles]]:
     """The modules under names that are the same in every layout: tokens by their place in the file."""
     if adapter.kind is not Kind.EMBEDDING:
         return sorted(adapter.modules().items())

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         Command,
         Conversion,
         Forecast,
+        Ingredient,
         LedgerEntry,
+        Recipe,
         Source,
         Target,
     )
@@ -47,6 +49,21 @@ if TYPE_CHECKING:
         Validation,
     )
     from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+    from adapterhub.documents.record import (
+        Ancestor,
+        Duplicates,
+        Group,
+        Indexing,
+        Lineage,
+        Member,
+        Record,
+        RecordFile,
+        Similar,
+        Similarity,
+        Step,
+        Told,
+        Trouble,
+    )
 
     DOCUMENTS: dict[str, type[Document]]
     """Every public document by the name of its schema."""
@@ -54,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DOCUMENTS",
     "Action",
+    "Ancestor",
     "Approximation",
     "ArchitectureInfo",
     "Audit",
@@ -65,18 +83,24 @@ __all__ = [
     "Descent",
     "Difference",
     "Document",
+    "Duplicates",
     "EnergyShare",
     "Exactness",
     "Failure",
     "Fault",
     "Forecast",
+    "Group",
     "Hashes",
     "HeatMap",
     "HypernetworkStructure",
+    "Indexing",
+    "Ingredient",
     "Inspection",
     "LayoutInfo",
     "LedgerEntry",
+    "Lineage",
     "ListedTensor",
+    "Member",
     "ModuleDifference",
     "ModuleSpectrum",
     "NearToken",
@@ -85,11 +109,19 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Recipe",
+    "Record",
+    "RecordFile",
+    "Similar",
+    "Similarity",
     "Source",
     "Spectrum",
+    "Step",
     "Target",
     "Token",
     "TokenTable",
+    "Told",
+    "Trouble",
     "Unmeasured",
     "Validation",
     "schema",
@@ -103,13 +135,17 @@ _HOMES = {
             "comparison",
             "BlockDifference ComponentDifference Descent Difference ModuleDifference NearToken NearVector Nearest Spectrum TokenTable",
         ),
-        ("conversion", "Approximation Command Conversion Forecast LedgerEntry Source Target"),
+        ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
             "Audit EnergyShare Hashes HeatMap Inspection ListedTensor ModuleSpectrum Part Token Unmeasured Validation",
         ),
         ("listings", "ArchitectureInfo LayoutInfo"),
+        (
+            "record",
+            "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Similar Similarity Step Told Trouble",
+        ),
     )
     for name in names.split()
 }

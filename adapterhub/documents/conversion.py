@@ -1,6 +1,6 @@
 """What became of files that were written, tensor by tensor."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -57,6 +57,25 @@ class Forecast(Document):
     seconds: float = Field(description="wall time")
 
 
+class Ingredient(Document):
+    """A file or folder that another was made of."""
+
+    name: str = Field(description="what it was called, without its folder")
+    sha256: str | None = Field(default=None, description="its digest; of several files that of their list")
+    fingerprint: str | None = Field(default=None, description="a digest of what it does, whatever its layout")
+
+
+class Recipe(Document):
+    """How a file was made: the metadata field adapterhub.recipe, and what the registry keeps."""
+
+    command: str = Field(description="the command that wrote it")
+    version: str = Field(description="of adapterhub")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description='what it was called with; of a path the number of the input, as {"input": 0}'
+    )
+    inputs: list[Ingredient] = Field(default_factory=list, description="what it was made of")
+
+
 class Conversion(Document):
     """What a command did that wrote a file, tensor by tensor, and its proof: `adapterhub convert` and the like."""
 
@@ -92,6 +111,9 @@ class Conversion(Document):
     undo: Source | None = Field(
         default=None,
         description="of a merged model: the file that restores its base; after a restoration the one that was read",
+    )
+    recipe: Recipe | None = Field(
+        default=None, description="how to make it again, as the registry keeps it; null where nothing was written"
     )
     dry_run: bool = Field(default=False, description="whether nothing was written because that was asked for")
     seconds: float = Field(description="wall time")

@@ -16,11 +16,13 @@ from adapterhub.operations import work
 from adapterhub.operations.base import base_of
 from adapterhub.operations.delivery import Report, deliver, digest_of
 from adapterhub.operations.proof import Proof
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import open_adapter
 from adapterhub.operations.wish import Wish
 from adapterhub.operations.work import WholeArguments, whole_options
 
 
+@recorded("convert", "source", "base", "image", "vae", "tokenizer", "config")
 def convert(
     source: Path | str,
     target: Path | str,

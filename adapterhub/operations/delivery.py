@@ -19,6 +19,7 @@ from adapterhub.operations.compare import Gap
 from adapterhub.operations.forecast import Load, forecast
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.proof import Proof
+from adapterhub.operations.recipe import written_into
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.wish import Wish
 from adapterhub.operations.work import NO_LOSS, Made
@@ -42,9 +43,9 @@ def deliver(
     is overwritten: neither the source nor the files and folders `inputs`.
     """
     package = made.encoded.package
-    with _folder_for(target):
+    with _folder_for(target), written_into(package) as told:
         found = files.write(
-            package,
+            told,
             target,
             force=force,
             hashed=metadata.HASHED,

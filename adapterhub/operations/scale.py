@@ -10,8 +10,10 @@ from adapterhub import files
 from adapterhub.adapter import Kind
 from adapterhub.documents import Conversion
 from adapterhub.errors import UsageError
+from adapterhub.operations.recipe import recorded
 
 
+@recorded("scale", "source")
 def scale(
     source: Path | str,
     target: Path | str,

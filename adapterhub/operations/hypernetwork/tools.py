@@ -29,6 +29,7 @@ from adapterhub.operations.hypernetwork.make import noted
 from adapterhub.operations.hypernetwork.network import Network
 from adapterhub.operations.hypernetwork.scale import last_keys, scaled
 from adapterhub.operations.ledger import Ledger, summary
+from adapterhub.operations.recipe import recorded, written_into
 from adapterhub.operations.source import Source, open_adapter, warnings_of
 from adapterhub.operations.wish import Wish
 
@@ -67,6 +68,7 @@ class Method(NamedTuple):
 METHODS: Mapping[str, Method] = {"sum": Method(summed, _sum), "chain": Method(chain, _chain)}
 
 
+@recorded("hypernetwork scale", "source")
 def scale(
     source: Path | str, target: Path | str, factor: float, *, to: str | None = None, force: bool = False
 ) -> Conversion:
@@ -78,6 +80,7 @@ def scale(
     return _written("hypernetwork scale", [Path(source)], [factor], method, _wish(source, target, to, force))
 
 
+@recorded("hypernetwork merge", "hypernetworks")
 def merge(
     hypernetworks: Sequence[Path | str | tuple[Path | str, float]],
     target: Path | str,
@@ -128,8 +131,9 @@ def _written(
         encoded = layout.encode(adapter, request.form)
         place = wish.place(encoded.package)
         proof = _Proof(parts, method)
-        digests = files.write(encoded.package, place, force=wish.force, hashed=HASHED, prove=proof,
-                              sources=[path for source in sources for path in source.package.paths.values()])  # fmt: skip
+        with written_into(encoded.package) as told:
+            digests = files.write(told, place, force=wish.force, hashed=HASHED, prove=proof,
+                                  sources=[path for source in sources for path in source.package.paths.values()])  # fmt: skip
         entries = list(_entries(sources, weights, adapter, encoded))
         read = [SourceDocument(path=str(path), sha256=files.sha256(path)) for path in paths]
         return Conversion(

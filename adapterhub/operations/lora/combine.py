@@ -21,10 +21,12 @@ from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told
 from adapterhub.operations.lora.scale import not_linear
 from adapterhub.operations.lora.sums import Mixing, Term, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.threads import each
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
 
+@recorded("combine", "adapters")
 def combine(
     adapters: Sequence[Path | str | tuple[Path | str, float]],
     target: Path | str,

@@ -22,6 +22,7 @@ from adapterhub.operations.lora.pairs import factors
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, Request
 from adapterhub.tensors import LazyTensor
 
@@ -31,6 +32,7 @@ _TABLES = ".embeddings."
 _WEIGHTS = frozenset({R.LAYER_WEIGHT, R.LAYER_BIAS})
 
 
+@recorded("extract", "tuned", "base")
 def extract(
     tuned: Path | str,
     base: Path | str,

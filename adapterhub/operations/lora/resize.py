@@ -24,6 +24,7 @@ from adapterhub.operations.lora.pairs import dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import Request
 from adapterhub.tensors import DTYPE_BITS, LazyTensor
 
@@ -36,6 +37,7 @@ Choice = Callable[[Module, Svd], int]
 """The rank that a module is to have."""
 
 
+@recorded("resize", "source")
 def resize(
     source: Path | str,
     target: Path | str,

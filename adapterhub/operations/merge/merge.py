@@ -16,14 +16,15 @@ from pathlib import Path
 from adapterhub.adapter import Kind
 from adapterhub.documents import Command, Conversion
 from adapterhub.errors import UnknownName, UsageError
+from adapterhub.operations.digests import digest_of
 from adapterhub.operations.merge import plan, recipes
 from adapterhub.operations.merge.blocks import Blocks
 from adapterhub.operations.merge.blocks import blocks as blocks_of
-from adapterhub.operations.merge.digests import digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.run import Run
 from adapterhub.operations.merge.strengths import Given, Part, Selection, part
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
 
@@ -32,6 +33,7 @@ _WHOLE = (Kind.CHECKPOINT,)
 _ADAPTERS = (Kind.LORA, Kind.HYPERNETWORK, Kind.EMBEDDING)
 
 
+@recorded("merge", "base", "adapters", "recipe")
 def merge(
     base: Path | str | None,
     adapters: Sequence[Given],

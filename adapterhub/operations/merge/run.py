@@ -17,11 +17,11 @@ from adapterhub.files import DIGEST, SAFETENSORS, Package
 from adapterhub.fingerprint import fingerprint
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
+from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.merge import output, recipes, telling
 from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead, one_thread_a_product
 from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
-from adapterhub.operations.merge.digests import digest_at, digest_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.scratch import Pool

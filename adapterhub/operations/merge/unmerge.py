@@ -15,21 +15,23 @@ from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files import File, Package
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
+from adapterhub.operations.digests import digest_at
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
 from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead
 from adapterhub.operations.merge.arithmetic import without
-from adapterhub.operations.merge.digests import digest_at
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
 from adapterhub.operations.merge.undo import Undo
+from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
 from adapterhub.tensors import Buffer, LazyTensor
 
 
+@recorded("unmerge", "merged", "adapters", "undo")
 def unmerge(
     merged: Path | str,
     adapters: Sequence[Given],

@@ -1,4 +1,4 @@
-"""What identifies the inputs of a merge."""
+"""What identifies a file, or several that are one."""
 
 from __future__ import annotations
 

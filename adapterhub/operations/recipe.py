@@ -1,0 +1,175 @@
+"""The recipe of a file: the command that wrote it, with what, and of what. It stands in the file's metadata and in the registry, so
+that a file tells where it came from, and can be made again.
+
+Inputs are named without their folders, for files travel and folders are private; digests say which they were.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import adapterhub.layouts as layouts
+from adapterhub import files
+from adapterhub.documents import Conversion, Ingredient, Recipe
+from adapterhub.errors import AdapterhubError
+from adapterhub.files import DIGEST, SAFETENSORS, Package
+from adapterhub.operations.digests import digest_of
+
+P = ParamSpec("P")
+
+FIELD = "adapterhub.recipe"
+"""The metadata field."""
+INPUT = "input"
+"""The key of what stands in parameters in place of an input's path: its number."""
+MARKED = 64 << 20
+"""Bytes of an adapter above which its fingerprint is left to the registry: it takes longer than most conversions."""
+HASHED = 1 << 30
+"""Bytes of an input above which it is hashed only where digests are asked for: it takes longer than a copy."""
+_NOT_THE_RESULT = frozenset({"target", "dry_run", "force", "check", "digests", "verify"})
+"""Arguments that change nothing in what is written."""
+
+
+@dataclass
+class Making:
+    """One call of a command, and what its inputs turn out to be."""
+
+    command: str
+    parameters: Mapping[str, Any]
+    inputs: list[Path]
+    checked: bool
+    told: bool
+    known: Recipe | None = field(default=None, init=False)
+
+    def recipe(self) -> Recipe:
+        """With digests of the inputs, so far as these are asked for or cost little."""
+        if self.known is None:
+            found = [self._ingredient(path) for path in self.inputs]
+            self.known = Recipe(
+                command=self.command, version=version("adapterhub"), parameters=dict(self.parameters), inputs=found
+            )
+        return self.known
+
+    def draft(self) -> Recipe:
+        """The recipe at its final length, with zeros for the digests."""
+        found = [self._ingredient(path, draft=True) for path in self.inputs]
+        return Recipe(
+            command=self.command, version=version("adapterhub"), parameters=dict(self.parameters), inputs=found
+        )
+
+    def _ingredient(self, path: Path, *, draft: bool = False) -> Ingredient:
+        name = path.resolve().name if path.name in ("", "..") else path.name
+        if not self.checked:
+            return Ingredient(name=name)
+        try:
+            with files.read(path) as package:
+                hashed = self.told or package.size <= HASHED
+                marked = package.size <= MARKED
+                if draft:
+                    return Ingredient(
+                        name=name, sha256=DIGEST if hashed else None, fingerprint=DIGEST if marked else None
+                    )
+                return Ingredient(name=name, sha256=digest_of(package) if hashed else None,
+                                  fingerprint=_fingerprint(package) if marked else None)  # fmt: skip
+        except AdapterhubError:  # no model: a picture, a folder of tokenizers
+            digest = (DIGEST if draft else files.sha256(path)) if path.is_file() else None
+            return Ingredient(name=name, sha256=digest)
+
+
+def _fingerprint(package: Package) -> str:
+    """Zeros where there is none, because what was left room for is written."""
+    from adapterhub.fingerprint import fingerprint
+
+    reading = layouts.identify(package).decode(package)
+    return DIGEST if reading is None else fingerprint(reading.adapter)
+
+
+_CURRENT: ContextVar[Making | None] = ContextVar("making", default=None)
+
+
+def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], Callable[P, Conversion]]:
+    """A function that writes a file: what it is called with is the file's recipe; the arguments `inputs` are paths that it reads."""
+
+    def decorate(function: Callable[P, Conversion]) -> Callable[P, Conversion]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Conversion:
+            if _CURRENT.get() is not None:  # a command that calls another
+                return function(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            making = _making(command, bound, signature, inputs)
+            token = _CURRENT.set(making)
+            try:
+                done = function(*args, **kwargs)
+            finally:
+                _CURRENT.reset(token)
+            return done if done.dry_run else done.model_copy(update={"recipe": making.recipe()})
+
+        return call
+
+    return decorate
+
+
+def _making(
+    command: str, bound: inspect.BoundArguments, signature: inspect.Signature, inputs: Collection[str]
+) -> Making:
+    given: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        parameter = signature.parameters[name]
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= {option: asked for option, asked in value.items() if asked not in (None, False)}
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL or value != parameter.default:
+            given[name] = value
+    paths: list[Path] = []
+    parameters = {
+        name: _told(value, paths if name in inputs else None)
+        for name, value in given.items()
+        if name not in _NOT_THE_RESULT
+    }
+    return Making(command, parameters, paths, given.get("check", True), given.get("digests", True))
+
+
+def _told(value: Any, paths: list[Path] | None) -> Any:
+    """A value as JSON has it; in an argument that is read, every path as the number of the input."""
+    if isinstance(value, list | tuple):
+        return [_told(one, paths) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): _told(one, paths) for name, one in value.items()}
+    if isinstance(value, Path | str) and paths is not None:
+        paths.append(Path(value))
+        return {INPUT: len(paths) - 1}
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def written_into(package: Package) -> Iterator[Package]:
+    """The package with the recipe in the metadata of its first file, where that is safetensors; digests are computed beside."""
+    making = _CURRENT.get()
+    name = next(
+        (name for name, file in package.files.items() if file.container == SAFETENSORS and name != files.ASIDE_FILE),
+        None,
+    )
+    if making is None or name is None:
+        yield package
+        return
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(making.recipe)
+        file = package.files[name]
+        first = replace(file, metadata={**file.metadata, FIELD: as_text(making.draft())},
+                        late=lambda: {FIELD: as_text(found.result())})  # fmt: skip
+        yield replace(package, files={**package.files, name: first})
+
+
+def as_text(recipe: Recipe) -> str:
+    """The recipe as metadata holds it."""
+    return json.dumps(recipe.model_dump(exclude_none=True, mode="json"), ensure_ascii=True)

@@ -1,0 +1,202 @@
+"""`list`, `search` and `show`: questions to the registry.
+
+What was typed is data: words to find are quoted, names are parameters. The newest come first, so that the first hundred of a
+million are found without looking at the rest. A row becomes JSON by putting texts together, which pydantic would take
+twenty times as long for; `documents.Record` is what it holds to.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import UsageError
+from adapterhub.registry.database import reading, restored
+
+if TYPE_CHECKING:
+    from adapterhub.documents import Record
+
+_HEAD = ("id", "path", "name", "application", "kind", "container", "layout", "architecture", "variant", "rank", "tensors",
+         "parameters", "size", "modified", "added", "missing", "refused", "reason", "fingerprint", "hashed")  # fmt: skip
+SORTS = {"added": "id DESC", "name": "name COLLATE NOCASE, id", "size": "size DESC, id", "modified": "modified DESC, id",
+         "rank": "rank DESC, id", "path": "path, id"}  # fmt: skip
+WEIGHTS = (10.0, 8.0, 5.0, 3.0, 2.0, 1.0)
+"""How much a hit counts in each column of `texts`."""
+RANKED = 5_000
+"""Of more hits than these the newest are ranked."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is asked for; all of it must hold."""
+
+    kind: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+    layout: str | None = None
+    container: str | None = None
+    application: str | None = None
+    algorithm: str | None = None
+    rank: int | None = None
+    token: str | None = None
+    """A token or a trigger word."""
+    tag: str | None = None
+    component: str | None = None
+    dtype: str | None = None
+    problem: str | None = None
+    """The code of a problem; "any"."""
+    min_size: int | None = None
+    max_size: int | None = None
+    since: str | None = None
+    """UTC, of the newest file: 2026-01-31 or longer."""
+    until: str | None = None
+    under: Path | None = None
+    missing: bool | None = False
+    """Whether what is gone is listed: False no, True nothing else, None as well."""
+
+
+_COLUMNS = ("kind", "architecture", "variant", "layout", "container", "application")
+_TRAITS = {"algorithm": ("algorithm",), "rank": ("rank",), "token": ("token", "word"), "tag": ("tag",),
+           "component": ("component",), "dtype": ("dtype",)}  # fmt: skip
+_COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modified >= ?", "until": "modified <= ?"}
+
+
+def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
+    """The filter as conditions on `records`, and their parameters."""
+    found: list[str] = []
+    given: list[Any] = []
+    for name in _COLUMNS:
+        if (value := getattr(wanted, name)) is not None:
+            found.append(f"records.{name} = ?")
+            given.append(value)
+    for name, comparison in _COMPARED.items():
+        if (value := getattr(wanted, name)) is not None:
+            found.append(f"records.{comparison}")
+            given.append(value)
+    for name, traits in _TRAITS.items():
+        if (value := getattr(wanted, name)) is not None:
+            found.append(_has(traits, "AND value = ?"))
+            given.append(str(value))
+    if wanted.problem == "any":
+        found.append(f"(records.refused IS NOT NULL OR {_has(('problem',), '')})")
+    elif wanted.problem is not None:
+        found.append(f"(records.refused = ? OR {_has(('problem',), 'AND value = ?')})")
+        given += [wanted.problem] * 2
+    if wanted.missing is not None:
+        found.append(f"records.missing IS {'NOT ' if wanted.missing else ''}NULL")
+    if wanted.under is not None:
+        place = str(wanted.under.absolute()).rstrip("/")
+        found.append("(records.path = ? OR records.path >= ? AND records.path < ?)")
+        given += [place, f"{place}/", f"{place}0"]
+    return found, given
+
+
+def _has(traits: Sequence[str], more: str) -> str:
+    names = ", ".join(f"'{trait}'" for trait in traits)
+    return f"EXISTS (SELECT 1 FROM traits WHERE record_id = records.id AND trait IN ({names}) {more})"
+
+
+def quoted(words: str) -> str:
+    """What was typed as an FTS5 query for records that have all of its words, or words that begin so."""
+    parts = (part.replace('"', '""') for part in words.replace("\0", " ").split())
+    return " ".join(f'"{part}"*' for part in parts)
+
+
+def list_(
+    wanted: Filter | None = None, *, db: Path | str | None = None, sort: str = "added", limit: int | None = None
+) -> list[Record]:
+    """The records that `wanted` asks for, in the order of `sort` (see SORTS), `limit` at most."""
+    return _records(listed(wanted or Filter(), db=db, sort=sort, limit=limit))
+
+
+def search(
+    words: str,
+    wanted: Filter | None = None,
+    *,
+    db: Path | str | None = None,
+    fts: bool = False,
+    limit: int | None = None,
+) -> list[Record]:
+    """The records that have all of `words`, the best first: in name, trigger words, tags, notes, description, training tags.
+
+    With `fts` `words` are an expression of SQLite's FTS5; UsageError where they are none.
+    """
+    return _records(hits(words, wanted or Filter(), db=db, fts=fts, limit=limit))
+
+
+def _records(texts: Iterator[str]) -> list[Record]:
+    from adapterhub.documents import Record
+
+    return [Record.model_validate_json(text) for text in texts]
+
+
+def listed(
+    wanted: Filter, *, db: Path | str | None = None, sort: str = "added", limit: int | None = None
+) -> Iterator[str]:
+    """The records of `list_`, each as its JSON."""
+    if sort not in SORTS:
+        raise UsageError(f"unknown order {sort!r}", mend=f"Known: {', '.join(SORTS)}.")
+    with reading(db) as connection:
+        where, given = conditions(wanted)
+        yield from _rows(connection, "records", where, given, SORTS[sort], limit)
+
+
+def hits(
+    words: str, wanted: Filter, *, db: Path | str | None = None, fts: bool = False, limit: int | None = None
+) -> Iterator[str]:
+    """The records of `search`, each as its JSON."""
+    query = words if fts else quoted(words)
+    if not query:
+        raise UsageError("nothing to search for", mend="Give a word, or adapterhub list for everything.")
+    newest = f"""(SELECT rowid AS hit, bm25(texts_fts, {", ".join(map(str, WEIGHTS))}) AS score
+        FROM texts_fts WHERE texts_fts MATCH ? ORDER BY rowid DESC LIMIT {RANKED})"""
+    with reading(db) as connection:
+        where, given = conditions(wanted)
+        try:
+            yield from _rows(
+                connection, f"{newest} JOIN records ON id = hit", where, [query, *given], "score, id DESC", limit
+            )
+        except sqlite3.OperationalError as error:
+            if not fts or error.sqlite_errorname != "SQLITE_ERROR":
+                raise
+            raise UsageError(f"no FTS5 expression: {error}", mend="Without --fts it is taken as words.") from None
+
+
+def _rows(
+    connection: sqlite3.Connection, source: str, where: list[str], given: list[Any], order: str, limit: int | None
+) -> Iterator[str]:
+    columns = ", ".join(f"records.{name}" for name in _HEAD)
+    asked = f" WHERE {' AND '.join(where)}" if where else ""
+    rows = connection.execute(
+        f"SELECT {columns}, {_values('token', 'word')} AS words, {_values('tag')} AS tags, details "
+        f"FROM {source}{asked} ORDER BY {order} LIMIT ?", [*given, -1 if limit is None else limit],
+    )  # fmt: skip
+    return map(as_json, rows)
+
+
+def _values(*traits: str) -> str:
+    names = ", ".join(f"'{trait}'" for trait in traits)
+    return f"(SELECT json_group_array(DISTINCT value) FROM traits WHERE record_id = records.id AND trait IN ({names}))"
+
+
+def as_json(row: sqlite3.Row) -> str:
+    """A row of `_rows` as the JSON of a Record."""
+    head = dict(zip(_HEAD, row, strict=False))
+    head["path"] = str(restored(row["path"])).encode("utf-8", "backslashreplace").decode()
+    head["hashed"] = bool(row["hashed"])
+    listed = f'{json.dumps(head)[:-1]}, "words": {_ascii(row["words"])}, "tags": {_ascii(row["tags"])}'
+    details = row["details"]
+    return f"{listed}}}" if details == "{}" else f"{listed}, {details[1:]}"
+
+
+def _ascii(array: str) -> str:
+    return array if array.isascii() else json.dumps(json.loads(array))
+
+
+def one_row(connection: sqlite3.Connection, record: int) -> str:
+    """The record with that number, as its JSON."""
+    return next(iter(_rows(connection, "records", ["records.id = ?"], [record], "id", 1)))

@@ -1,0 +1,102 @@
+"""What the index keeps of a file, worked out in one of its processes: identification by `inspect`, facts of header and
+side-cars, and what follows from both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import MachineFailure, RefusedInput, UsageError
+from adapterhub.registry.lineage import told_by
+from adapterhub.registry.places import Found
+
+if TYPE_CHECKING:
+    from adapterhub.documents import Inspection, Recipe
+
+COLUMNS = ("kind", "container", "layout", "architecture", "variant", "tensors", "parameters")
+"""The fields of an Inspection that are columns of `records`."""
+DETAILS = ("evidence", "algorithms", "components", "ranks", "alphas", "dtypes", "tokens", "vectors", "structure", "parts",
+           "extras", "problems")  # fmt: skip
+"""Those that stand in `details`."""
+LONGEST = 64 << 10
+"""Characters of a metadata field that are kept; the file has the rest."""
+PASSED_OVER = ("not-a-model", "no-embedding")
+_PICTURES = (".png", ".webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be looked at; `known` says that it was before."""
+
+    found: Found
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The columns of a record and the rows that belong to it; `passed` says that the file holds nothing of ours."""
+
+    columns: Mapping[str, Any]
+    metadata: str = "{}"
+    traits: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str, Any], ...] = ()
+    """(origin, field, value)"""
+    recipe: Recipe | None = None
+    """How it was made, as its header tells."""
+    passed: bool = False
+    failed: str | None = None
+    """Why it could not be read; it is tried again next time."""
+
+
+def looked_at(tasks: Sequence[Task]) -> list[tuple[Task, Identified]]:
+    """What a process does."""
+    return [(task, identify(task.found.path)) for task in tasks]
+
+
+def identify(path: Path) -> Identified:
+    """What lies at `path`; whatever it is, this raises nothing that adapterhub raises on purpose."""
+    from adapterhub.operations.inspect import inspect
+
+    try:
+        found = inspect(path)
+    except UsageError as error:
+        return Identified({}, passed=True, failed=error.message)
+    except MachineFailure as error:
+        return Identified({}, failed=error.message)
+    except OSError as error:
+        return Identified({}, failed=str(error))
+    except RefusedInput as error:
+        if path.suffix.lower() in _PICTURES:
+            return Identified({}, passed=True)
+        return Identified(
+            {"kind": "unknown", "refused": getattr(error, "rule", "broken-adapter"), "reason": str(error)}
+        )
+    if found.kind == "unknown" and path.suffix.lower() in _PICTURES:
+        return Identified({}, passed=True)
+    return _identified(found)
+
+
+def _identified(found: Inspection) -> Identified:
+    columns = {name: getattr(found, name) for name in COLUMNS}
+    details = found.model_dump_json(include=set(DETAILS), exclude_defaults=True, ensure_ascii=True)
+    ranks = [int(rank) for rank in found.ranks if rank.isdigit()]
+    columns |= {"kind": str(found.kind), "rank": max(ranks, default=None), "details": details}
+    kept = {name: _cut(text) for name, text in found.metadata.items()}
+    return Identified(columns, json.dumps(kept), tuple(_traits(found)), recipe=told_by(found.metadata))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _traits(found: Inspection) -> Iterable[tuple[str, str]]:
+    for trait, values in (
+        ("algorithm", found.algorithms), ("rank", found.ranks), ("component", found.components), ("dtype", found.dtypes),
+        ("token", dict.fromkeys(token.token for token in found.tokens)),
+        ("problem", dict.fromkeys(problem.code for problem in found.problems)),
+    ):  # fmt: skip
+        yield from ((trait, value) for value in values)

@@ -1,0 +1,218 @@
+"""`index`: what lies under folders comes into the registry: first what everything is, from its header, then digests of it all.
+
+What did not change by path, size, time and inode is not read. Every batch is one transaction, so that a kill loses a second's
+work; what has no digests yet says so in its row, and the next run goes on there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapterhub.documents import Indexing, Trouble
+from adapterhub.errors import UsageError
+from adapterhub.registry import hashing, moving, storing
+from adapterhub.registry.database import default_path, stored, transaction, writing
+from adapterhub.registry.identified import Task, looked_at
+from adapterhub.registry.places import Found, OnDisk, walk
+from adapterhub.registry.places import Trouble as Obstacle
+from adapterhub.registry.workers import carried_out, in_batches
+
+Signature = tuple[str | bytes, int, int, int]
+"""What says whether a file is the same as before: path, inode, size, time."""
+LOOKED_UP = 500
+"""Paths that are looked up at a time."""
+TASK = 16
+"""Files that a process identifies before it reports."""
+
+
+def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = None, hash: bool = True) -> Indexing:  # noqa: A002 (--no-hash)
+    """Brings the adapters and models under `paths` into the registry `db`; without any, those under all that were given before.
+
+    They are identified in `jobs` processes (as many as there are processors), and then, unless `hash` is false, read whole for
+    their digests, fingerprint and sketch. No file is moved or changed.
+    """
+    started = time.perf_counter()
+    with writing(db) as connection:
+        run = Run(connection, jobs)
+        run.index([Path(path).absolute() for path in paths] or run.roots())
+        done = hashing.hash_all(connection, jobs) if hash else hashing.NOTHING
+        with transaction(connection):
+            run.count("moved", moving.by_content(connection, run.began))
+        return Indexing(
+            db=str(default_path() if db is None else db), **run.counts, hashed=done.records, bytes=done.bytes,
+            waiting=hashing.waiting(connection), applications=sorted(run.applications),
+            troubles=[*run.troubles, *done.troubles], seconds=round(time.perf_counter() - started, 3),
+        )  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One walk, and what came of it."""
+
+    connection: sqlite3.Connection
+    jobs: int | None
+    began: str = field(default_factory=storing.now)
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("found", "new", "changed", "unchanged", "moved", "missing", "refused"), 0
+        )
+    )
+    applications: set[str] = field(default_factory=set)
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def roots(self) -> list[Path]:
+        """What was indexed before. UsageError where nothing was."""
+        roots = [storing.restored(path) for (path,) in self.connection.execute("SELECT path FROM roots ORDER BY path")]
+        if not roots:
+            raise UsageError("nothing was indexed before", mend="Give the folders to index.")
+        return roots
+
+    def count(self, what: str, many: int = 1) -> None:
+        self.counts[what] += many
+
+    def index(self, roots: Sequence[Path]) -> None:
+        """Identifies what is new or changed under `roots`, and notes what is gone."""
+        self.connection.execute("CREATE TEMP TABLE seen (id INTEGER PRIMARY KEY)")
+        self._know(roots)
+        changed = (task for batch in in_batches(self._walk(roots), LOOKED_UP) for task in self._changed(batch))
+        for done in carried_out(looked_at, changed, self.jobs, size=TASK):
+            with transaction(self.connection):
+                for task, found in done:
+                    self._put(task, found)
+        with transaction(self.connection):
+            gone = moving.note_missing(self.connection, roots, [Path(one.path) for one in self.troubles])
+            self.count("missing", gone)
+            self.count("moved", moving.by_inode(self.connection, self.began))
+
+    def _know(self, roots: Sequence[Path]) -> None:
+        with transaction(self.connection):
+            for root in roots:
+                known = self.connection.execute("SELECT 1 FROM roots WHERE path = ?", (stored(root),)).fetchone()
+                if not known and not root.exists():
+                    raise UsageError(f"{root}: no such file or folder")
+                self.connection.execute("INSERT OR IGNORE INTO roots (path) VALUES (?)", (stored(root),))
+
+    def _walk(self, roots: Iterable[Path]) -> Iterator[Found]:
+        for found in walk(roots):
+            if isinstance(found, Obstacle):
+                self.troubles.append(Trouble(path=str(found.path), message=found.reason))
+                continue
+            if found.application:
+                self.applications.add(found.application)
+            yield found
+
+    def _changed(self, batch: Sequence[Found]) -> Iterator[Task]:
+        """Those of the batch that must be looked at."""
+        known = _known(self.connection, batch)
+        passed = _passed(self.connection, batch)
+        seen = []
+        for found in batch:
+            key = stored(found.path)
+            if passed.get(key) == _signature(found.files):
+                continue
+            self.count("found")
+            record = known.get(key)
+            if record is not None:
+                seen.append((record.id,))
+            if record is None or record.files != _signature(found.files):
+                self.count("new" if record is None else "changed")
+                yield Task(found, known=record is not None)
+            elif record.missing:
+                self.count("changed")
+                yield Task(found, known=True)
+            else:
+                self.count("unchanged")
+        self.connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", seen)
+
+    def _put(self, task: Task, found: Identified) -> None:
+        """Writes what was found, unless it could not be read."""
+        if found.passed:
+            self.count("found", -1)
+            self.count("changed" if task.known else "new", -1)
+            self._pass_over(task.found)
+            return
+        if found.failed is not None:
+            self.troubles.append(Trouble(path=str(task.found.path), message=found.failed))
+            return
+        record = self._record(task, found)
+        storing.settle(self.connection, record)
+        self.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (record,))
+
+    def _record(self, task: Task, found: Identified) -> int:
+        place = task.found
+        newest = max(file.mtime_ns for file in place.files)
+        record = storing.put_record(self.connection, {
+            **found.columns, "path": stored(place.path), "folder": stored(place.path.parent), "application": place.application,
+            "name": storing.clean(_name(place)), "size": sum(file.size for file in place.files),
+            "modified": storing.moment(newest)})  # fmt: skip
+        storing.put_files(self.connection, record, [(file.path, "content", file[1:]) for file in place.files])
+        storing.put_metadata(self.connection, record, found.metadata)
+        storing.put_traits(self.connection, record, found.traits)
+        storing.put_facts(self.connection, record, found.facts)
+        self.count("refused", found.columns.get("refused") is not None)
+        return record
+
+    def _pass_over(self, found: Found) -> None:
+        (file,) = found.files
+        self.connection.execute("INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?, ?)",
+                                (stored(found.path), *map(storing.signed, file[1:])))  # fmt: skip
+
+
+class Known(NamedTuple):
+    """What the registry knows of a path: the record, and what its files were."""
+
+    id: int
+    missing: bool
+    files: frozenset[Signature]
+    beside: frozenset[Signature]
+
+
+def _known(connection: sqlite3.Connection, batch: Sequence[Found]) -> dict[str | bytes, Known]:
+    rows = connection.execute(
+        "SELECT records.path, records.id, missing, files.path AS file, role, inode, files.size, mtime_ns FROM records "
+        f"JOIN files ON record_id = records.id WHERE records.path IN ({_marks(batch)})", _paths(batch),
+    ).fetchall()  # fmt: skip
+    found: dict[str | bytes, list[sqlite3.Row]] = {}
+    for row in rows:
+        found.setdefault(row["path"], []).append(row)
+    return {path: Known(of[0]["id"], of[0]["missing"] is not None, _signed(row for row in of if row["role"] == "content"),
+                        _signed(row for row in of if row["role"] != "content")) for path, of in found.items()}  # fmt: skip
+
+
+def _passed(connection: sqlite3.Connection, batch: Sequence[Found]) -> dict[str | bytes, frozenset[Signature]]:
+    """The files that hold nothing of ours."""
+    rows = connection.execute(
+        f"SELECT path, path AS file, inode, size, mtime_ns FROM passed WHERE path IN ({_marks(batch)})", _paths(batch)
+    )
+    return {row["path"]: _signed([row]) for row in rows}
+
+
+def _marks(batch: Sequence[Found]) -> str:
+    return ", ".join("?" * len(batch))
+
+
+def _paths(batch: Sequence[Found]) -> list[str | bytes]:
+    return [stored(found.path) for found in batch]
+
+
+def _signed(rows: Iterable[sqlite3.Row]) -> frozenset[Signature]:
+    return frozenset((row["file"], row["inode"], row["size"], row["mtime_ns"]) for row in rows)
+
+
+def _signature(files: Iterable[OnDisk]) -> frozenset[Signature]:
+    return frozenset(
+        (stored(file.path), storing.signed(file.inode), file.size, storing.signed(file.mtime_ns)) for file in files
+    )
+
+
+def _name(found: Found) -> str:
+    """What people call it: without suffix; a folder keeps its name."""
+    return (
+        found.path.name
+        if found.path.is_dir()
+        else found.path.name.removesuffix(".index.json").rpartition(".")[0] or found.path.name
+    )

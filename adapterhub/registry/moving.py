@@ -1,0 +1,95 @@
+"""What became of files that are no longer where they were: gone, or moved, and then what was said about them goes along."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapterhub.registry import storing
+from adapterhub.registry.database import restored, stored
+
+
+def note_missing(connection: sqlite3.Connection, roots: Sequence[Path], unread: Sequence[Path]) -> int:
+    """Marks the records under `roots` that were not seen, unless they lie under a folder that could not be read."""
+    gone = set()
+    for root in roots:
+        for record, path in connection.execute(
+            f"SELECT id, path FROM records WHERE missing IS NULL AND id NOT IN (SELECT id FROM seen) AND {_UNDER}", _range(root)
+        ):  # fmt: skip
+            found = restored(path)
+            if found.is_relative_to(root) and not any(found.is_relative_to(folder) for folder in unread):
+                gone.add(record)
+    connection.executemany("UPDATE records SET missing = ? WHERE id = ?", [(storing.now(), record) for record in gone])
+    return len(gone)
+
+
+_UNDER = "(path = ? OR path >= ? AND path < ? OR typeof(path) = 'blob')"
+
+
+def _range(root: Path) -> tuple[str | bytes, str, str]:
+    text = str(root).rstrip("/").encode("utf-8", "backslashreplace").decode()
+    return stored(root), f"{text}/", f"{text}0"
+
+
+def by_inode(connection: sqlite3.Connection, since: str) -> int:
+    """Records that came since then, and are files that are missing elsewhere by inode, size and time."""
+    pairs = connection.execute(
+        "SELECT DISTINCT old.id, new.id FROM records AS new JOIN files AS here ON here.record_id = new.id AND here.role = 'content' "
+        "JOIN files AS there ON there.inode = here.inode AND there.device = here.device AND there.size = here.size "
+        "AND there.mtime_ns = here.mtime_ns AND there.role = 'content' JOIN records AS old ON old.id = there.record_id "
+        "WHERE new.added >= ? AND new.missing IS NULL AND old.missing IS NOT NULL", (since,),
+    ).fetchall()  # fmt: skip
+    return _adopt(connection, pairs)
+
+
+def by_content(connection: sqlite3.Connection, since: str) -> int:
+    """Records that came since then, and have the sha256 of one that is missing elsewhere."""
+    pairs = connection.execute(
+        "SELECT DISTINCT old.id, new.id FROM records AS new JOIN files AS here ON here.record_id = new.id AND here.role = 'content' "
+        "JOIN hashes AS mine ON mine.file_id = here.id AND mine.name = 'sha256' "
+        "JOIN hashes AS other ON other.value = mine.value AND other.name = 'sha256' AND other.file_id <> mine.file_id "
+        "JOIN files AS there ON there.id = other.file_id AND there.role = 'content' JOIN records AS old ON old.id = there.record_id "
+        "WHERE new.added >= ? AND new.missing IS NULL AND old.missing IS NOT NULL", (since,),
+    ).fetchall()  # fmt: skip
+    return _adopt(connection, pairs)
+
+
+def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> int:
+    """Makes each new record the old one at another place: its number, what the user said, when it was added."""
+    done: set[int] = set()
+    for old, new in pairs:
+        if old in done or new in done:
+            continue
+        done |= {old, new}
+        connection.execute(
+            "UPDATE OR IGNORE facts SET record_id = ? WHERE record_id = ? AND origin = 'user'", (new, old)
+        )
+        connection.execute(
+            "UPDATE records SET added = (SELECT added FROM records WHERE id = ?) WHERE id = ?", (old, new)
+        )
+        _take_hashes(connection, old, new)
+        connection.execute("DELETE FROM records WHERE id = ?", (old,))
+        storing.settle(connection, new)
+    return len(done) // 2
+
+
+def _take_hashes(connection: sqlite3.Connection, old: int, new: int) -> None:
+    """What is known of files that are the same by inode need not be read again."""
+    same = connection.execute(
+        "SELECT here.id, there.id FROM files AS here JOIN files AS there ON there.inode = here.inode AND there.device = here.device "
+        "AND there.size = here.size AND there.mtime_ns = here.mtime_ns WHERE here.record_id = ? AND there.record_id = ? "
+        "AND here.role = 'content'", (new, old),
+    ).fetchall()  # fmt: skip
+    for here, there in same:
+        connection.execute(
+            "INSERT OR IGNORE INTO hashes SELECT ?, name, value FROM hashes WHERE file_id = ?", (here, there)
+        )
+    wanted = connection.execute(
+        "SELECT count(*) FROM files WHERE record_id = ? AND role = 'content'", (new,)
+    ).fetchone()[0]
+    if same and len(same) == wanted:
+        connection.execute(
+            "UPDATE records SET (hashed, fingerprint, sketch) = (SELECT hashed, fingerprint, sketch FROM records WHERE id = ?) "
+            "WHERE id = ? AND hashed = 0", (old, new),
+        )  # fmt: skip

@@ -1,0 +1,105 @@
+"""What a person means by REF: a number (#12), a path, a name, an alias, a token, or the beginning of a hash or fingerprint."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+from adapterhub.errors import NotFound, UsageError
+from adapterhub.registry.database import restored, stored
+
+SHORTEST = 6
+"""The fewest digits that are taken for the beginning of a hash."""
+SHOWN = 10
+_NUMBER = re.compile(r"#(\d{1,18})")
+_DIGITS = re.compile(rf"(?:0x)?([0-9a-f]{{{SHORTEST},64}})", re.IGNORECASE)
+
+
+def resolve(connection: sqlite3.Connection, ref: str) -> int:
+    """The id of the one record that `ref` names. NotFound where there is none, UsageError where there are several.
+
+    What it may be is asked in this order, and the first that finds something counts. A folder is its one record.
+    """
+    for ask in (_by_number, _by_path, _by_folder, _by_name, _by_trait, _by_hash):
+        if found := ask(connection, ref):
+            return _only(connection, ref, found)
+    raise NotFound(f"nothing in the registry is called {ref}", mend="adapterhub search finds by parts of names; adapterhub index "
+                   "takes in new files.")  # fmt: skip
+
+
+def _only(connection: sqlite3.Connection, ref: str, found: list[int]) -> int:
+    present = [one for one in found if not _is_missing(connection, one)]
+    chosen = present or found
+    if len(chosen) == 1:
+        return chosen[0]
+    paths = [_path(connection, one) for one in chosen[:SHOWN]]
+    more = f" and {len(chosen) - SHOWN} more" if len(chosen) > SHOWN else ""
+    raise UsageError(
+        f"{ref} may be any of {', '.join(paths)}{more}", mend="Give a path, or the number that list shows: '#12'."
+    )
+
+
+def _is_missing(connection: sqlite3.Connection, record: int) -> bool:
+    return connection.execute("SELECT missing FROM records WHERE id = ?", (record,)).fetchone()[0] is not None
+
+
+def _path(connection: sqlite3.Connection, record: int) -> str:
+    (path,) = connection.execute("SELECT path FROM records WHERE id = ?", (record,)).fetchone()
+    return f"#{record} {restored(path)}"
+
+
+def _ids(connection: sqlite3.Connection, sql: str, *given: object) -> list[int]:
+    return [row[0] for row in connection.execute(sql, given)]
+
+
+def _by_number(connection: sqlite3.Connection, ref: str) -> list[int]:
+    found = _NUMBER.fullmatch(ref)
+    return _ids(connection, "SELECT id FROM records WHERE id = ?", int(found[1])) if found else []
+
+
+def _by_path(connection: sqlite3.Connection, ref: str) -> list[int]:
+    if "\0" in ref:
+        return []
+    return _ids(connection, "SELECT id FROM records WHERE path = ?", stored(Path(ref).absolute()))
+
+
+def _by_folder(connection: sqlite3.Connection, ref: str) -> list[int]:
+    if "\0" in ref:
+        return []
+    return _ids(connection, "SELECT id FROM records WHERE folder = ?", stored(Path(ref).absolute()))
+
+
+def _by_name(connection: sqlite3.Connection, ref: str) -> list[int]:
+    """By the name with or without its suffix."""
+    names = (_text(ref), _text(Path(ref).stem))
+    for name in dict.fromkeys(names):
+        if found := _ids(connection, "SELECT id FROM records WHERE name = ? COLLATE NOCASE", name):
+            return found
+    return []
+
+
+def _by_trait(connection: sqlite3.Connection, ref: str) -> list[int]:
+    for trait in ("alias", "token"):
+        if found := _ids(connection, "SELECT record_id FROM traits WHERE trait = ? AND value = ?", trait, _text(ref)):
+            return found
+    return []
+
+
+def _by_hash(connection: sqlite3.Connection, ref: str) -> list[int]:
+    digits = _DIGITS.fullmatch(ref)
+    if not digits:
+        return []
+    start = digits[1].lower()
+    hashed = _ids(
+        connection,
+        "SELECT DISTINCT record_id FROM hashes JOIN files ON files.id = file_id "
+        "WHERE value >= ? AND value < ? AND role = 'content' LIMIT 100", start, f"{start}g",
+    )  # fmt: skip
+    return hashed or _ids(
+        connection, "SELECT id FROM records WHERE fingerprint >= ? AND fingerprint < ? LIMIT 100", start, f"{start}g"
+    )
+
+
+def _text(ref: str) -> str:
+    return ref.encode("utf-8", "backslashreplace").decode()

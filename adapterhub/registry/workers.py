@@ -1,0 +1,74 @@
+"""The processes that read files for the index; little work is done without any."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from itertools import chain, islice
+from typing import TypeVar
+
+from adapterhub.errors import MachineFailure
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FEW = 48
+"""Items that are done quicker than processes are started."""
+_AHEAD = 3
+"""Tasks that wait for each process, so that it never waits; not all, or memory would grow with the number of files."""
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last perhaps shorter."""
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+def carried_out(
+    work: Callable[[list[T]], list[R]], items: Iterable[T], jobs: int | None, *, size: int, few: int = FEW
+) -> Iterator[list[R]]:
+    """`work` on the items, `size` at a time, in up to `jobs` processes; the results as they come, in the order of the items."""
+    left = iter(items)
+    first = list(islice(left, few))
+    jobs = jobs or available()
+    if jobs == 1 or len(first) < few:
+        yield from map(work, in_batches(chain(first, left), size))
+        return
+    yield from _spread(work, in_batches(chain(first, left), size), jobs)
+
+
+def available() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _spread(work: Callable[[list[T]], list[R]], batches: Iterator[list[T]], jobs: int) -> Iterator[list[R]]:
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver"), initializer=_alone)
+    waiting: deque[Future[list[R]]] = deque()
+    try:
+        for batch in islice(batches, jobs * _AHEAD):
+            waiting.append(pool.submit(work, batch))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, batch) for batch in islice(batches, 1))
+    except BrokenProcessPool:
+        raise MachineFailure("a process that read files died, perhaps for want of memory",
+                             mend="Run it again: what was recorded stays. --jobs 1 takes the least memory.") from None  # fmt: skip
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone() -> None:
+    """One thread a process, and an interrupt is for the process that gives out the work."""
+    import signal
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
