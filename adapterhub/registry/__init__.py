@@ -1,0 +1,1 @@
+"""What a person has: an index of adapters and models, and where they live."""
