@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from adapterhub.files.folder import INDEX, SHARD
+from adapterhub.files.folder import INDEX
 
 _IGNORING_CASE = re.IGNORECASE | re.DOTALL
 MODEL = re.compile(r"[^.].*\.(safetensors|sft|pti|pth?|ckpt|bin|pkl|pickle)", _IGNORING_CASE)
@@ -59,7 +59,7 @@ def shards(files: Iterable[str], indexes: Sequence[str]) -> dict[str, list[str]]
         return {}
     joined: dict[tuple[str, ...], list[str]] = {}
     for name in files:
-        if SHARD.search(name):
+        if _NUMBER.search(name):
             joined.setdefault(_parts(_NUMBER.sub("", name)), []).append(name)
     return {index: joined.get(_parts(index), []) for index in indexes}
 

@@ -88,8 +88,9 @@ class _Walk:
             if self._enters(task.path):
                 yield from self._tree(*task)
         for task in self.linked_files:
-            if not self._met_under_its_own_name(task.path):
-                yield self._found(task.path, (on_disk(task.path),), task.context)
+            thing = self._found(task.path, (on_disk(task.path),), task.context)
+            if isinstance(thing, Trouble) or not self._met_under_its_own_name(task.path):
+                yield thing
 
     def _tree(self, path: str, context: _Context) -> Iterator[Found | Trouble]:
         stack = [_Task(path, context)]
