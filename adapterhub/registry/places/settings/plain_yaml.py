@@ -23,7 +23,8 @@ def loads(document: str, path: Path) -> Any:
     """The value of a document that was read from `path`: texts, lists and mappings. MalformedFile where it is no YAML."""
     try:
         return yaml.load(document, Loader=_Loader)  # noqa: S506 - it makes nothing but text
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise MalformedFile(path, "yaml", f"this is no YAML that adapterhub reads: {what}",
-                            mend="Mend the file by hand.") from None  # fmt: skip
+    except RecursionError:
+        what = "it is nested too deep"
+    except (yaml.YAMLError, ValueError) as error:
+        what = str(error).partition("\n")[0]
+    raise MalformedFile(path, "yaml", f"this is no YAML that adapterhub reads: {what}", mend="Mend the file by hand.")

@@ -25,7 +25,7 @@ def text(path: Path, settings: Settings) -> str:
     try:
         return read_text(path, LIMITS)
     except AdapterhubError as error:
-        settings.troubles.append(Trouble(path, error.message))
+        settings.troubles.append(_trouble(path, error))
         return ""
 
 
@@ -36,7 +36,7 @@ def json(path: Path, settings: Settings) -> Mapping[str, Any]:
     try:
         document = read_document(path, _JSON)
     except AdapterhubError as error:
-        settings.troubles.append(Trouble(path, error.message))
+        settings.troubles.append(_trouble(path, error))
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -48,7 +48,7 @@ def yaml(path: Path, settings: Settings) -> Mapping[str, Any]:
     try:
         document = loads(text(path, settings), path)
     except MalformedFile as error:
-        settings.troubles.append(Trouble(path, error.message))
+        settings.troubles.append(_trouble(path, error))
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -57,3 +57,7 @@ def expanded(name: str, folder: Path) -> Path | None:
     """The path that a setting names, `~` and `$VARIABLE` expanded, relative to `folder`; None where it names none."""
     name = os.path.expandvars(os.path.expanduser(name.strip()))
     return folder / name if name and "\0" not in name else None
+
+
+def _trouble(path: Path, error: AdapterhubError) -> Trouble:
+    return Trouble(path, error.message.removeprefix(f"{path}: "))
