@@ -45,7 +45,7 @@ DOCUMENTS = (
     "token_identifier.txt", "type_of_concept.txt",
 )  # fmt: skip
 """Files that say something about the weights beside them: those of cog-sdxl, and of the sd-concepts-library, come last."""
-_SCHEDULER = "scheduler"
+SCHEDULER = "scheduler"
 _COMPONENT = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.")
 _NO_VARIANT = re.compile(r"\w+\.\w+(\.index\.json)?")
 _CODE_FIELDS = ("auto_map", "custom_pipeline")
@@ -122,9 +122,9 @@ def _pipeline(folder: Folder, limits: Limits) -> Contents | None:
         return None
     stated = _stated_components(folder, limits)
     contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _documents(folder))
-    for name in (*COMPONENTS, _SCHEDULER):
+    for name in (*COMPONENTS, SCHEDULER):
         part = Folder(folder.path / name) if name in folder.folders else None
-        weights = _preferred(part) if part else []
+        weights = preferred(part) if part else []
         if part:
             contents.documents += _documents(part, f"{name}/")
             contents.weights += [f"{name}/{file}" for file in weights]
@@ -145,7 +145,7 @@ def _stated_components(folder: Folder, limits: Limits) -> set[str]:
     return stated
 
 
-def _preferred(folder: Folder) -> list[str]:
+def preferred(folder: Folder) -> list[str]:
     """The weights of one component: without a variant if there are such, else of the only variant there is."""
     found = [[name for name in folder.models({suffix}) if _COMPONENT.match(name)] for suffix in WEIGHTS]
     plain = [name for names in found for name in sorted(names, key=len) if _NO_VARIANT.fullmatch(name)]

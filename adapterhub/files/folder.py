@@ -15,7 +15,7 @@ from adapterhub.files.source import machine
 WEIGHTS = (".safetensors", ".bin")
 """How weights of a well-known name end; where both are there, diffusers and PEFT take the first."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+\Z")
-_INDEX = re.compile(r"(\.safetensors|\.bin)\.(\w+\.)?index(\.\w+)?\.json\Z")
+INDEX = re.compile(r"(\.safetensors|\.bin)\.(\w+\.)?index(\.\w+)?\.json\Z")
 _TRAINING = re.compile(r"(optimizer|scheduler|sampler|scaler|training_args)(_\d+)?\.\w+\Z")
 """What accelerate and transformers save beside a model to go on training it (`accelerate/utils/constants.py`)."""
 
@@ -74,6 +74,6 @@ def listed(names: Iterable[str]) -> str:
 
 def _ending(name: str) -> str:
     """How the weights end that a file holds or joins; empty for a shard, and for what goes with training."""
-    if index := _INDEX.search(name):
+    if index := INDEX.search(name):
         return index[1]
     return "" if _SHARD.search(name) or _TRAINING.match(name) else os.path.splitext(name)[1]

@@ -1,0 +1,1 @@
+"""What the settings of applications say of where they keep things: read as data, never run."""

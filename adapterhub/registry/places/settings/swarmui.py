@@ -1,0 +1,43 @@
+"""SwarmUI: the section `Paths` of `Data/Settings.fds`. Source: SwarmUI `src/Core/Settings.cs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from adapterhub.adapter import Kind
+from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.settings import reading
+
+FILE = "Data/Settings.fds"
+FOLDERS = {
+    "SDLoraFolder": (Kind.LORA, "Lora"),
+    "SDEmbeddingFolder": (Kind.EMBEDDING, "Embeddings"),
+    "SDModelFolder": (Kind.CHECKPOINT, "Stable-Diffusion"),
+}
+"""What a key holds, and what it is where it is not set."""
+_SECTION = "Paths:"
+
+
+def settings(root: Path, keeps: object) -> Settings:
+    """Every folder of every root that its settings name; both are lists with semicolons."""
+    said = Settings()
+    named = dict(_section(reading.text(root / FILE, said)))
+    for above in named.get("ModelRoot", "Models").split(";"):
+        models = reading.expanded(above, root)
+        for key, (kind, default) in FOLDERS.items():
+            for name in named.get(key, default).split(";"):
+                if models and (path := reading.expanded(name, models)):
+                    said.places.append(Place(path, kind))
+    return said
+
+
+def _section(text: str) -> Iterator[tuple[str, str]]:
+    """The settings of the section: the lines below its name that are set in."""
+    inside = False
+    for line in text.splitlines():
+        if not line[:1].isspace():
+            inside = line.rstrip() == _SECTION
+        elif inside and not line.lstrip().startswith("#"):
+            name, _, value = line.partition(":")
+            yield name.strip(), value.strip()
