@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import builtins
+    from collections.abc import Iterable
 
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
@@ -32,15 +33,17 @@ if TYPE_CHECKING:
     from adapterhub.operations.scale import scale
     from adapterhub.operations.validate import validate
     from adapterhub.registry.edit import alias, note, rate, remove, tag
-    from adapterhub.registry.find import list_ as list  # noqa: A004
-    from adapterhub.registry.find import search
+    from adapterhub.registry.find import list_, search
     from adapterhub.registry.index import index
     from adapterhub.registry.kin import duplicates, similar
     from adapterhub.registry.lineage import lineage
+    from adapterhub.registry.recording import record
     from adapterhub.registry.show import show
 
-    def layouts() -> Sequence[LayoutInfo]: ...
-    def architectures() -> Sequence[ArchitectureInfo]: ...
+    list = list_
+
+    def layouts() -> builtins.list[LayoutInfo]: ...
+    def architectures() -> builtins.list[ArchitectureInfo]: ...
 
 
 __version__ = "0.1.0"
@@ -62,6 +65,7 @@ __all__ = [
     "note",
     "plot",
     "rate",
+    "record",
     "remove",
     "resize",
     "scale",
@@ -95,6 +99,7 @@ _HOMES = {
     "note": "adapterhub.registry.edit",
     "rate": "adapterhub.registry.edit",
     "alias": "adapterhub.registry.edit",
+    "record": "adapterhub.registry.recording",
     "remove": "adapterhub.registry.edit",
     "duplicates": "adapterhub.registry.kin",
     "similar": "adapterhub.registry.kin",
@@ -114,5 +119,5 @@ def __getattr__(name: str) -> object:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> Iterable[str]:
     return sorted({*globals(), *__all__})

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from adapterhub.adapter import Adapter, Kind, Role, Roles
@@ -68,7 +68,7 @@ def _module(tensors: Roles) -> Iterator[_Part]:
         pass
     for role, tensor in sorted(tensors.items()):
         if tensor.dtype in FLOATS and tensor.size > 1:
-            yield str(role), lambda held=tensor: _seen(_matrix(held)), DIMENSIONS * tensor.size
+            yield str(role), partial(_seen_tensor, tensor), DIMENSIONS * tensor.size
 
 
 def _low_rank(tensors: Roles) -> Iterator[_Part]:
@@ -153,6 +153,10 @@ _FORMS: dict[str, Callable[[Roles], Iterator[_Part]]] = {
 def _matrix(tensor: LazyTensor) -> np.ndarray:
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
     return values(tensor).astype("f4").reshape(rows, -1)
+
+
+def _seen_tensor(tensor: LazyTensor) -> np.ndarray:
+    return _seen(_matrix(tensor))
 
 
 def _seen(matrix: np.ndarray) -> np.ndarray:

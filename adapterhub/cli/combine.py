@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,5 +23,5 @@ from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="With dare: what chance starts from.")
 @dtype
 @writing
-def command(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any) -> None:
-    show(adapterhub.combine([*map(weighted_path, weighted)], target, **options), as_json=as_json)
+def command(weighted: tuple[str, ...], target: str, db: Path | None, as_json: bool, **options: Any) -> None:
+    show(adapterhub.combine([*map(weighted_path, weighted)], target, **options), db=db, as_json=as_json)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, debug, size
+from adapterhub.cli.options import PATH, as_json, base, db, debug, size
+from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import columns, counts, in_bytes, number, problems, write, write_json
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ SHOWN = 8
     is_flag=True,
     help="Read nothing twice: neither the error nor, with --json, the sha256 of the files is known then.",
 )
+@db
 @as_json
 @debug
-def command(source: Path, target: str, no_check: bool, as_json: bool, **options: Any) -> None:
-    done = adapterhub.convert(source, target, check=not no_check, digests=as_json, **options)
+def command(source: Path, target: str, no_check: bool, db: Path | None, as_json: bool, **options: Any) -> None:
+    done = adapterhub.convert(source, target, check=not no_check, digests=as_json or is_kept(db), **options)
+    keep(done, db)
     write_json(done) if as_json else write("\n".join(describe(done)))
 
 

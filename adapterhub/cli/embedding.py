@@ -10,6 +10,7 @@ import click
 
 from adapterhub.cli.convert import describe
 from adapterhub.cli.options import PATH, as_json, debug, weighted_path
+from adapterhub.cli.recording import keep
 from adapterhub.cli.terminal import columns, escape, number, write, write_json
 from adapterhub.cli.writing import dtype, options
 
@@ -40,7 +41,7 @@ def command() -> None:
               help="Add vectors, or put them one after another.")  # fmt: skip
 @dtype
 @_writing
-def merge(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any) -> None:
+def merge(weighted: tuple[str, ...], target: str, db: Path | None, as_json: bool, **options: Any) -> None:
     """Make one embedding of several: weighted sums of their vectors, or all of them in a row.
 
     A weight stands behind the last colon, and is 1 without. In a sum the first vectors are added, then the second ones, and so
@@ -48,7 +49,7 @@ def merge(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any)
     """
     from adapterhub import embeddings
 
-    _show(embeddings.merge([*map(weighted_path, weighted)], target, **options), as_json)
+    _show(embeddings.merge([*map(weighted_path, weighted)], target, **options), db, as_json)
 
 
 @command.command("scale", context_settings={"ignore_unknown_options": True})  # FACTOR may be negative
@@ -57,11 +58,11 @@ def merge(weighted: tuple[str, ...], target: str, as_json: bool, **options: Any)
 @click.option("--to-norm", metavar="N", type=float, help="Give every vector this length, instead of a factor.")
 @dtype
 @_writing
-def scale(source: Path, target: str, as_json: bool, **options: Any) -> None:
+def scale(source: Path, target: str, db: Path | None, as_json: bool, **options: Any) -> None:
     """Multiply every vector by FACTOR, or give them a length."""
     from adapterhub import embeddings
 
-    _show(embeddings.scale(source, target, **options), as_json)
+    _show(embeddings.scale(source, target, **options), db, as_json)
 
 
 @command.command("trim")
@@ -69,11 +70,11 @@ def scale(source: Path, target: str, as_json: bool, **options: Any) -> None:
 @click.option("--vectors", metavar="N[:M]", callback=_range, required=True,
               help="The first N, or those from N to M, counted from 1.")  # fmt: skip
 @_writing
-def trim(source: Path, target: str, as_json: bool, **options: Any) -> None:
+def trim(source: Path, target: str, db: Path | None, as_json: bool, **options: Any) -> None:
     """Keep some vectors, bit for bit, and leave out the rest."""
     from adapterhub import embeddings
 
-    _show(embeddings.trim(source, target, **options), as_json)
+    _show(embeddings.trim(source, target, **options), db, as_json)
 
 
 @command.command("nearest")
@@ -94,8 +95,9 @@ def nearest(source: Path, as_json: bool, **options: Any) -> None:
     write_json(found) if as_json else write("\n".join(shown(found)))
 
 
-def _show(done: Conversion, as_json: bool) -> None:
+def _show(done: Conversion, db: Path | None, as_json: bool) -> None:
     told = columns((f"  {', '.join(entry.target)}:", entry.reason) for entry in done.entries if entry.reason)
+    keep(done, db)
     write_json(done) if as_json else write("\n".join([*describe(done), *told]))
 
 

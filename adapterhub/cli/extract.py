@@ -21,5 +21,5 @@ from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
 @click.option("--norms", is_flag=True, help="Also what normalisations changed by.")
 @dtype
 @writing
-def command(tuned: Path, base: Path, target: str, as_json: bool, **options: Any) -> None:
-    show(adapterhub.extract(tuned, base, target, **options), as_json=as_json)
+def command(tuned: Path, base: Path, target: str, db: Path | None, as_json: bool, **options: Any) -> None:
+    show(adapterhub.extract(tuned, base, target, **options), db=db, as_json=as_json)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, as_json, debug, weighted_path
+from adapterhub.cli.options import PATH, as_json, db, debug, weighted_path
+from adapterhub.cli.recording import keep
 from adapterhub.cli.terminal import write, write_json
 
 if TYPE_CHECKING:
@@ -30,13 +31,16 @@ def command() -> None:
 @_target
 @_to
 @_force
+@db
 @as_json
 @debug
-def scale(source: Path, factor: float, target: str, to: str | None, force: bool, as_json: bool) -> None:
+def scale(
+    source: Path, factor: float, target: str, to: str | None, force: bool, db: Path | None, as_json: bool
+) -> None:
     """Write SRC with FACTOR times its effect at strength 1."""
     from adapterhub import hypernetworks
 
-    _show(hypernetworks.scale(source, target, factor, to=to, force=force), as_json=as_json)
+    _show(hypernetworks.scale(source, target, factor, to=to, force=force), db=db, as_json=as_json)
 
 
 @command.command("merge")
@@ -50,16 +54,20 @@ def scale(source: Path, factor: float, target: str, to: str | None, force: bool,
 )
 @_to
 @_force
+@db
 @as_json
 @debug
-def merge(sources: tuple[str, ...], target: str, method: str, to: str | None, force: bool, as_json: bool) -> None:
+def merge(
+    sources: tuple[str, ...], target: str, method: str, to: str | None, force: bool, db: Path | None, as_json: bool
+) -> None:
     """Write several hypernetworks, each times its WEIGHT, as one."""
     from adapterhub import hypernetworks
 
     weighted = [weighted_path(source) for source in sources]
     done = hypernetworks.merge(weighted, target, method=method, to=to, force=force)
-    _show(done, as_json=as_json)
+    _show(done, db=db, as_json=as_json)
 
 
-def _show(done: Conversion, *, as_json: bool) -> None:
+def _show(done: Conversion, *, db: Path | None, as_json: bool) -> None:
+    keep(done, db)
     write_json(done) if as_json else write("\n".join(describe(done)))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, debug
-from adapterhub.cli.rows import db
+from adapterhub.cli.options import PATH, as_json, db, debug
 from adapterhub.cli.terminal import columns, counts, escape, in_bytes, note, write, write_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, as_json, debug, strong_path
+from adapterhub.cli.options import PATH, as_json, db, debug, strong_path
+from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
 
@@ -38,11 +39,19 @@ from adapterhub.cli.terminal import write, write_json
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--no-check", is_flag=True, help="With --json: do not read OUT again; its sha256 is not known then.")
+@db
 @as_json
 @debug
 def command(
-    base: Path | None, adapters: tuple[str, ...], target: str, no_check: bool, as_json: bool, **options: Any
+    base: Path | None,
+    adapters: tuple[str, ...],
+    target: str,
+    no_check: bool,
+    db: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     given = [strong_path(adapter) for adapter in adapters]
-    done = adapterhub.merge(base, given, target, check=as_json and not no_check, **options)
+    done = adapterhub.merge(base, given, target, check=(as_json or is_kept(db)) and not no_check, **options)
+    keep(done, db)
     write_json(done) if as_json else write("\n".join(describe(done)))

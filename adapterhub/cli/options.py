@@ -20,6 +20,7 @@ debug = click.option(
 paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")
+db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, debug
-from adapterhub.cli.rows import db
+from adapterhub.cli.options import as_json, db, debug
 from adapterhub.cli.terminal import columns, write, write_json
 
 

@@ -23,5 +23,5 @@ from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
               help="The smallest ranks that keep a share E of each module's squared norm.")  # fmt: skip
 @dtype
 @writing
-def command(source: Path, target: str, as_json: bool, **options: Any) -> None:
-    show(adapterhub.resize(source, target, **options), as_json=as_json)
+def command(source: Path, target: str, db: Path | None, as_json: bool, **options: Any) -> None:
+    show(adapterhub.resize(source, target, **options), db=db, as_json=as_json)

@@ -25,7 +25,6 @@ FLAT = ("id", "path", "name", "kind", "architecture", "variant", "layout", "cont
 """The columns of --csv."""
 _KINDS = ["lora", "embedding", "hypernetwork", "checkpoint", "unknown"]
 
-db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 ref = click.argument("ref", metavar="REF")
 
 

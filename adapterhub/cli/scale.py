@@ -19,5 +19,5 @@ from adapterhub.cli.writing import show, writing
 @click.option("--into", type=click.Choice(["alpha", "weights"]),
               help="Where it goes in a LoRA: into alpha, which loses nothing and is usual, or the weights.")  # fmt: skip
 @writing
-def command(source: Path, factor: float, target: str, as_json: bool, **options: Any) -> None:
-    show(adapterhub.scale(source, target, factor, **options), as_json=as_json)
+def command(source: Path, factor: float, target: str, db: Path | None, as_json: bool, **options: Any) -> None:
+    show(adapterhub.scale(source, target, factor, **options), db=db, as_json=as_json)

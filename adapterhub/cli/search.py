@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from adapterhub.cli.options import debug
-from adapterhub.cli.rows import db, filters, outputs, show, shown_at_most, wanted
+from adapterhub.cli.options import db, debug
+from adapterhub.cli.rows import filters, outputs, show, shown_at_most, wanted
 
 
 @click.command("search")

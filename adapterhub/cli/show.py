@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, debug
-from adapterhub.cli.rows import db, ref
+from adapterhub.cli.options import as_json, db, debug
+from adapterhub.cli.rows import ref
 from adapterhub.cli.terminal import columns, counts, in_bytes, problems, write, write_json
 
 if TYPE_CHECKING:

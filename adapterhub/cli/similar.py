@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, debug
-from adapterhub.cli.rows import db, ref
+from adapterhub.cli.options import as_json, db, debug
+from adapterhub.cli.rows import ref
 from adapterhub.cli.terminal import columns, note, write, write_json
 
 

@@ -9,7 +9,8 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, as_json, debug, strong_path
+from adapterhub.cli.options import PATH, as_json, db, debug, strong_path
+from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
 
@@ -25,11 +26,13 @@ from adapterhub.cli.terminal import write, write_json
 @click.option(
     "--no-check", is_flag=True, help="With --json, without --undo: do not read OUT again; its sha256 is not known then."
 )
+@db
 @as_json
 @debug
 def command(
-    merged: Path, adapters: tuple[str, ...], target: str, no_check: bool, as_json: bool, **options: Any
+    merged: Path, adapters: tuple[str, ...], target: str, no_check: bool, db: Path | None, as_json: bool, **options: Any
 ) -> None:
     given = [strong_path(adapter) for adapter in adapters]
-    done = adapterhub.unmerge(merged, given, target, check=as_json and not no_check, **options)
+    done = adapterhub.unmerge(merged, given, target, check=(as_json or is_kept(db)) and not no_check, **options)
+    keep(done, db)
     write_json(done) if as_json else write("\n".join(describe(done)))

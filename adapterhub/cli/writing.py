@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import as_json, debug
+from adapterhub.cli.options import as_json, db, debug
+from adapterhub.cli.recording import keep
 from adapterhub.cli.terminal import columns, number, write, write_json
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def options(target: str, own: Callable[[F], F]) -> Callable[[F], F]:
         own,
         click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing."),
         click.option("--force", is_flag=True, help="Replace DST if it exists."),
+        db,
         as_json,
         debug,
     )
@@ -54,8 +57,9 @@ writing = options("The file, or a folder (DIR/), to write.", architecture)
 """The options of whatever writes a LoRA."""
 
 
-def show(done: Conversion, *, as_json: bool) -> None:
-    """One JSON document, or the lines of `convert` and what was approximated."""
+def show(done: Conversion, *, db: Path | None, as_json: bool) -> None:
+    """One JSON document, or the lines of `convert` and what was approximated; the registry keeps what was written."""
+    keep(done, db)
     write_json(done) if as_json else write("\n".join([*describe(done), *approximated(done)]))
 
 

@@ -46,6 +46,9 @@ class Record(Document):
     missing: str | None = Field(default=None, description="UTC, since when it is gone from the disk")
     refused: str | None = Field(default=None, description="the rule that it breaks; then nothing more is known of it")
     reason: str | None = Field(default=None, description="why it was refused")
+    sha256: str | None = Field(
+        default=None, description="of its file; of several that of their list, as sha256sum prints it"
+    )
     fingerprint: str | None = Field(default=None, description="a digest of what it does, whatever its layout")
     hashed: bool = Field(default=False, description="whether its files have been read whole since they last changed")
     words: list[str] = Field(default_factory=list, description="the tokens and trigger words that call it")

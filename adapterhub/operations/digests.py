@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from adapterhub import files
@@ -12,11 +12,15 @@ from adapterhub.files import Package
 
 def digest_of(package: Package, hashed: Callable[[Path], str] = files.cached_sha256) -> str:
     """The sha256 of a file; of several files that of their list, `sha256  name` a line, as sha256sum prints it."""
-    found = {name: hashed(path) for name, path in package.paths.items()}
-    if len(found) == 1:
-        return next(iter(found.values()))
-    listed = "".join(f"{digest}  {name}\n" for name, digest in sorted(found.items()))
-    return hashlib.sha256(listed.encode()).hexdigest()
+    return listed({name: hashed(path) for name, path in package.paths.items()})
+
+
+def listed(digests: Mapping[str, str]) -> str:
+    """The digest of files by name; of several the sha256 of their list."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest_at(path: Path) -> str:

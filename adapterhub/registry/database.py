@@ -77,6 +77,11 @@ def exists(db: Path | str | None = None) -> bool:
     return (default_path() if db is None else Path(db)).exists()
 
 
+def place(path: Path | str) -> Path:
+    """The path as the registry has it: absolute, without `..`, links as they are."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve follows links, absolute keeps `..`)
+
+
 def stored(path: Path | str) -> str | bytes:
     """A path as the database holds it: text, or bytes where it is no UTF-8."""
     try:

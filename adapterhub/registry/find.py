@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import UsageError
-from adapterhub.registry.database import reading, restored
+from adapterhub.registry.database import place, reading, restored
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
 
 _HEAD = ("id", "path", "name", "application", "kind", "container", "layout", "architecture", "variant", "rank", "tensors",
-         "parameters", "size", "modified", "added", "missing", "refused", "reason", "fingerprint", "hashed")  # fmt: skip
+         "parameters", "size", "modified", "added", "missing", "refused", "reason", "sha256", "fingerprint", "hashed")  # fmt: skip
 SORTS = {"added": "id DESC", "name": "name COLLATE NOCASE, id", "size": "size DESC, id", "modified": "modified DESC, id",
          "rank": "rank DESC, id", "path": "path, id"}  # fmt: skip
 WEIGHTS = (10.0, 8.0, 5.0, 3.0, 2.0, 1.0)
@@ -67,20 +67,8 @@ _COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modifie
 
 def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     """The filter as conditions on `records`, and their parameters."""
-    found: list[str] = []
-    given: list[Any] = []
-    for name in _COLUMNS:
-        if (value := getattr(wanted, name)) is not None:
-            found.append(f"records.{name} = ?")
-            given.append(value)
-    for name, comparison in _COMPARED.items():
-        if (value := getattr(wanted, name)) is not None:
-            found.append(f"records.{comparison}")
-            given.append(value)
-    for name, traits in _TRAITS.items():
-        if (value := getattr(wanted, name)) is not None:
-            found.append(_has(traits, "AND value = ?"))
-            given.append(str(value))
+    asked = [row for row in _compared(wanted) if row[1]]
+    found, given = [condition for condition, _ in asked], [value for _, values in asked for value in values]
     if wanted.problem == "any":
         found.append(f"(records.refused IS NOT NULL OR {_has(('problem',), '')})")
     elif wanted.problem is not None:
@@ -89,10 +77,24 @@ def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     if wanted.missing is not None:
         found.append(f"records.missing IS {'NOT ' if wanted.missing else ''}NULL")
     if wanted.under is not None:
-        place = str(wanted.under.absolute()).rstrip("/")
+        folder = str(place(wanted.under)).rstrip("/")
         found.append("(records.path = ? OR records.path >= ? AND records.path < ?)")
-        given += [place, f"{place}/", f"{place}0"]
+        given += [folder, f"{folder}/", f"{folder}0"]
     return found, given
+
+
+def _compared(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
+    """The conditions that take one value each; without a value where nothing is asked."""
+    for name in _COLUMNS:
+        yield f"records.{name} = ?", _asked(getattr(wanted, name))
+    for name, comparison in _COMPARED.items():
+        yield f"records.{comparison}", _asked(getattr(wanted, name))
+    for name, traits in _TRAITS.items():
+        yield _has(traits, "AND value = ?"), _asked(getattr(wanted, name))
+
+
+def _asked(value: Any) -> list[Any]:
+    return [] if value is None else [value]
 
 
 def _has(traits: Sequence[str], more: str) -> str:

@@ -17,7 +17,9 @@ from adapterhub.documents import Trouble
 from adapterhub.errors import AdapterhubError
 from adapterhub.files.progress import tell
 from adapterhub.fingerprint import Weights, fingerprint
+from adapterhub.operations.digests import digest_of, listed
 from adapterhub.operations.source import decoded
+from adapterhub.registry import lineage
 from adapterhub.registry.database import restored, transaction
 from adapterhub.registry.workers import carried_out
 from adapterhub.sketch import sketch
@@ -26,6 +28,12 @@ _AT_ONCE = 200
 """Records that are asked for at a time."""
 _WORTH_PROCESSES = 64 << 20
 """Bytes below which one process is quicker than several are started."""
+
+
+_OF_NOTHING = "e3b0c442"
+"""How the hash begins of files that end before what it covers: those of many."""
+_UNREAD = "hashed = 0 AND missing IS NULL"
+_SEEN = " AND id IN (SELECT id FROM seen)"
 
 
 @dataclass(slots=True)
@@ -58,16 +66,20 @@ class Digested:
 
     task: Task
     hashes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    sha256: str | None = None
     fingerprint: str | None = None
     sketch: bytes | None = None
     failed: str | None = None
 
 
-def hash_all(connection: sqlite3.Connection, jobs: int | None) -> Hashing:
-    """Reads every record whole that was not since its files changed."""
+def hash_all(connection: sqlite3.Connection, jobs: int | None, *, seen: bool = False, most: int = 1 << 62) -> Hashing:
+    """Reads every record whole that was not since its files changed, and has `most` bytes at most; with `seen` those that were just met."""
     done = Hashing()
-    tell(expected=_expected(connection))
-    for results in carried_out(digested, _tasks(connection), jobs, size=1, few=_few(connection)):
+    which = f"{_UNREAD} AND size <= {most:d}{_SEEN if seen else ''}"
+    expected = int(connection.execute(f"SELECT total(size) FROM records WHERE {which}").fetchone()[0])
+    tell(expected=expected)
+    few = 2 if expected >= _WORTH_PROCESSES else 1 << 30
+    for results in carried_out(digested, _tasks(connection, which), jobs, size=1, few=few):
         with transaction(connection):
             for found in results:
                 _put(connection, found, done)
@@ -79,24 +91,15 @@ def hash_all(connection: sqlite3.Connection, jobs: int | None) -> Hashing:
 
 def waiting(connection: sqlite3.Connection) -> int:
     """How many records are still to be read whole."""
-    return int(connection.execute("SELECT count(*) FROM records WHERE hashed = 0 AND missing IS NULL").fetchone()[0])
+    return int(connection.execute(f"SELECT count(*) FROM records WHERE {_UNREAD}").fetchone()[0])
 
 
-def _expected(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT sum(size) FROM records WHERE hashed = 0 AND missing IS NULL").fetchone()
-    return int(row[0] or 0)
-
-
-def _few(connection: sqlite3.Connection) -> int:
-    return 2 if _expected(connection) >= _WORTH_PROCESSES else 1 << 30
-
-
-def _tasks(connection: sqlite3.Connection) -> Iterator[Task]:
+def _tasks(connection: sqlite3.Connection, which: str) -> Iterator[Task]:
     """The smallest first. What cannot be read is asked for once."""
     size, last = -1, -1
     while rows := connection.execute(
-        "SELECT id, path, kind, refused, size FROM records WHERE hashed = 0 AND missing IS NULL AND (size, id) > (?, ?) "
-        f"AND NOT EXISTS ({_TWIN}) ORDER BY size, id LIMIT {_AT_ONCE}", (size, last),
+        f"SELECT id, path, kind, refused, size FROM records WHERE {which} AND (size, id) > (?, ?) AND NOT EXISTS ({_TWIN}) "
+        f"ORDER BY size, id LIMIT {_AT_ONCE}", (size, last),
     ).fetchall():  # fmt: skip
         for row in rows:
             files = connection.execute(
@@ -122,7 +125,7 @@ def _share(connection: sqlite3.Connection) -> int:
     )
     for record, twin in twins.fetchall():
         shared += connection.execute(
-            "UPDATE records SET (hashed, fingerprint, sketch) = (SELECT hashed, fingerprint, sketch FROM records WHERE id = ?) "
+            "UPDATE records SET (hashed, sha256, fingerprint, sketch) = (SELECT hashed, sha256, fingerprint, sketch FROM records WHERE id = ?) "
             "WHERE id = ? AND (SELECT hashed FROM records WHERE id = ?)", (twin, record, twin),
         ).rowcount  # fmt: skip
         connection.execute(
@@ -140,29 +143,38 @@ def digested(tasks: Sequence[Task]) -> list[Digested]:
 
 def _digested(task: Task) -> Digested:
     try:
-        hashes, fingerprint, sketch = _read(task)
+        done = _read(task)
         if not all(_is_as_known(*file) for file in task.files.values()):
             return Digested(task, failed="it changed while it was read")
     except (AdapterhubError, OSError) as error:
         return Digested(task, failed=getattr(error, "message", None) or str(error))
-    return Digested(task, hashes, fingerprint, sketch)
+    return done
 
 
-def _read(task: Task) -> tuple[dict[int, dict[str, str]], str | None, bytes | None]:
-    if task.refused or task.kind == "unknown":
-        return _hashes(task), None, None
+def _read(task: Task) -> Digested:
+    if task.refused:
+        hashes = _hashes(task)
+        return Digested(
+            task, hashes, listed({path.name: hashes[one]["sha256"] for one, (path, *_) in task.files.items()})
+        )
     with files.read(task.path) as package:
         reading, _ = decoded(package, layouts.identify(package))
-        if reading is None:
-            return _hashes(task), None, None
-        seen = Weights(reading.adapter) if reading.kind is Kind.CHECKPOINT and len(task.files) == 1 else None
+        whole = reading is not None and reading.kind is Kind.CHECKPOINT
+        seen = Weights(reading.adapter) if whole and reading is not None and len(task.files) == 1 else None
         hashes = _hashes(task, () if seen is None else (seen,))
-        return hashes, fingerprint(reading.adapter, seen), sketch(reading.adapter)
+        by_path = {path: hashes[one]["sha256"] for one, (path, *_) in task.files.items()}
+        digest = digest_of(package, lambda path: by_path.get(path) or files.sha256(path))
+        if reading is None:
+            return Digested(task, hashes, digest)
+        return Digested(task, hashes, digest, fingerprint(reading.adapter, seen), sketch(reading.adapter))
 
 
 def _hashes(task: Task, also: Collection[Weights] = ()) -> dict[int, dict[str, str]]:
     found = {number: files.every_digest(path, also=also) for number, (path, *_) in task.files.items()}
-    return {number: {name: digits for name, digits in one.items() if digits} for number, one in found.items()}
+    return {
+        number: {name: digits for name, digits in one.items() if digits and not digits.startswith(_OF_NOTHING)}
+        for number, one in found.items()
+    }
 
 
 def _is_as_known(path: Path, size: int, mtime_ns: int, inode: int) -> bool:
@@ -181,7 +193,8 @@ def _put(connection: sqlite3.Connection, found: Digested, done: Hashing) -> None
         "INSERT OR REPLACE INTO hashes (file_id, name, value) VALUES (?, ?, ?)",
         [(file, name, digits) for file, digests in found.hashes.items() for name, digits in digests.items()],
     )
-    connection.execute("UPDATE records SET hashed = 1, fingerprint = ?, sketch = ? WHERE id = ?",
-                       (found.fingerprint, found.sketch, found.task.record))  # fmt: skip
+    connection.execute("UPDATE records SET hashed = 1, sha256 = ?, fingerprint = ?, sketch = ? WHERE id = ?",
+                       (found.sha256, found.fingerprint, found.sketch, found.task.record))  # fmt: skip
+    lineage.keep_recipe(connection, found.task.record)
     done.records += 1
     done.bytes += found.task.size

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MachineFailure, RefusedInput, UsageError
-from adapterhub.registry.lineage import told_by
 from adapterhub.registry.places import Found
 
 if TYPE_CHECKING:
-    from adapterhub.documents import Inspection, Recipe
+    from adapterhub.documents import Inspection
 
 COLUMNS = ("kind", "container", "layout", "architecture", "variant", "tensors", "parameters")
 """The fields of an Inspection that are columns of `records`."""
@@ -45,8 +44,6 @@ class Identified:
     traits: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str, Any], ...] = ()
     """(origin, field, value)"""
-    recipe: Recipe | None = None
-    """How it was made, as its header tells."""
     passed: bool = False
     failed: str | None = None
     """Why it could not be read; it is tried again next time."""
@@ -86,7 +83,7 @@ def _identified(found: Inspection) -> Identified:
     ranks = [int(rank) for rank in found.ranks if rank.isdigit()]
     columns |= {"kind": str(found.kind), "rank": max(ranks, default=None), "details": details}
     kept = {name: _cut(text) for name, text in found.metadata.items()}
-    return Identified(columns, json.dumps(kept), tuple(_traits(found)), recipe=told_by(found.metadata))
+    return Identified(columns, json.dumps(kept), tuple(_traits(found)))
 
 
 def _cut(text: str) -> str:

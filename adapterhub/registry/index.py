@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from adapterhub.documents import Indexing, Trouble
 from adapterhub.errors import UsageError
 from adapterhub.registry import hashing, moving, storing
-from adapterhub.registry.database import default_path, stored, transaction, writing
-from adapterhub.registry.identified import Task, looked_at
+from adapterhub.registry.database import default_path, place, restored, stored, transaction, writing
+from adapterhub.registry.identified import Identified, Task, looked_at
 from adapterhub.registry.places import Found, OnDisk, walk
 from adapterhub.registry.places import Trouble as Obstacle
 from adapterhub.registry.workers import carried_out, in_batches
@@ -38,8 +39,8 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
     started = time.perf_counter()
     with writing(db) as connection:
         run = Run(connection, jobs)
-        run.index([Path(path).absolute() for path in paths] or run.roots())
-        done = hashing.hash_all(connection, jobs) if hash else hashing.NOTHING
+        run.index([place(path) for path in paths] or run.roots())
+        done = hashing.hash_all(connection, jobs) if hash else hashing.Hashing()
         with transaction(connection):
             run.count("moved", moving.by_content(connection, run.began))
         return Indexing(
@@ -66,7 +67,7 @@ class Run:
 
     def roots(self) -> list[Path]:
         """What was indexed before. UsageError where nothing was."""
-        roots = [storing.restored(path) for (path,) in self.connection.execute("SELECT path FROM roots ORDER BY path")]
+        roots = [restored(path) for (path,) in self.connection.execute("SELECT path FROM roots ORDER BY path")]
         if not roots:
             raise UsageError("nothing was indexed before", mend="Give the folders to index.")
         return roots
@@ -76,17 +77,21 @@ class Run:
 
     def index(self, roots: Sequence[Path]) -> None:
         """Identifies what is new or changed under `roots`, and notes what is gone."""
-        self.connection.execute("CREATE TEMP TABLE seen (id INTEGER PRIMARY KEY)")
         self._know(roots)
+        self.take_in(roots)
+        with transaction(self.connection):
+            gone = moving.note_missing(self.connection, roots, [Path(one.path) for one in self.troubles])
+            self.count("missing", gone)
+            self.count("moved", moving.by_inode(self.connection, self.began))
+
+    def take_in(self, roots: Sequence[Path]) -> None:
+        """Identifies what is new or changed under `roots`."""
+        self.connection.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id INTEGER PRIMARY KEY)")
         changed = (task for batch in in_batches(self._walk(roots), LOOKED_UP) for task in self._changed(batch))
         for done in carried_out(looked_at, changed, self.jobs, size=TASK):
             with transaction(self.connection):
                 for task, found in done:
                     self._put(task, found)
-        with transaction(self.connection):
-            gone = moving.note_missing(self.connection, roots, [Path(one.path) for one in self.troubles])
-            self.count("missing", gone)
-            self.count("moved", moving.by_inode(self.connection, self.began))
 
     def _know(self, roots: Sequence[Path]) -> None:
         with transaction(self.connection):
@@ -143,13 +148,13 @@ class Run:
         self.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (record,))
 
     def _record(self, task: Task, found: Identified) -> int:
-        place = task.found
-        newest = max(file.mtime_ns for file in place.files)
+        seen = task.found
+        newest = max(file.mtime_ns for file in seen.files)
         record = storing.put_record(self.connection, {
-            **found.columns, "path": stored(place.path), "folder": stored(place.path.parent), "application": place.application,
-            "name": storing.clean(_name(place)), "size": sum(file.size for file in place.files),
+            **found.columns, "path": stored(seen.path), "folder": stored(seen.path.parent), "application": seen.application,
+            "name": storing.clean(_name(seen)), "size": sum(file.size for file in seen.files),
             "modified": storing.moment(newest)})  # fmt: skip
-        storing.put_files(self.connection, record, [(file.path, "content", file[1:]) for file in place.files])
+        storing.put_files(self.connection, record, [(file.path, "content", file[1:]) for file in seen.files])
         storing.put_metadata(self.connection, record, found.metadata)
         storing.put_traits(self.connection, record, found.traits)
         storing.put_facts(self.connection, record, found.facts)

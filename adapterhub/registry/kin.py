@@ -6,7 +6,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from adapterhub.documents import Duplicates, Group, Member, Similar, Similarity
 from adapterhub.errors import AdapterhubError, NotFound
@@ -100,7 +100,8 @@ def _by_sketch(sketches: _Sketches) -> tuple[list[_Near], list[_Near]]:
     """Pairs that a cast may have made, and those that are relatives, by number of record."""
     import numpy as np
 
-    casts, near = [], []
+    casts: list[_Near] = []
+    near: list[_Near] = []
     for start, end in _families(sketches.families):
         for first in range(start, end, _ROWS):
             last = min(first + _ROWS, end)
@@ -129,7 +130,7 @@ def _distance(sketches: _Sketches, one: int, other: int) -> float:
     return float(np.linalg.norm(a - b)) / larger if larger else 0.0
 
 
-def _how(sketches: _Sketches, one: int, other: int) -> str:
+def _how(sketches: _Sketches, one: int, other: int) -> Literal["the same adapter", "likely the same, cast", "relative"]:
     if sketches.fingerprints[one] == sketches.fingerprints[other]:
         return "the same adapter"
     if _distance(sketches, one, other) <= CAST:
@@ -139,21 +140,18 @@ def _how(sketches: _Sketches, one: int, other: int) -> str:
 
 def _same_file(connection: sqlite3.Connection) -> Iterator[Group]:
     rows = connection.execute(
-        "SELECT value, record_id FROM hashes JOIN files ON files.id = file_id JOIN records ON records.id = record_id "
-        "WHERE hashes.name = 'sha256' AND role = 'content' AND missing IS NULL AND value IN (SELECT value FROM hashes "
-        "WHERE name = 'sha256' GROUP BY value HAVING count(*) > 1) ORDER BY value, record_id"
+        "SELECT sha256, id FROM records WHERE missing IS NULL AND sha256 IN (SELECT sha256 FROM records "
+        "WHERE sha256 IS NOT NULL AND missing IS NULL GROUP BY sha256 HAVING count(*) > 1) ORDER BY sha256, id"
     )
     for digest, members in _grouped(rows):
-        if len(members) > 1:
-            yield Group(how="file", members=[_member(connection, one) for one in members], sha256=digest)
+        yield Group(how="file", members=[_member(connection, one) for one in members], sha256=digest)
 
 
 def _same_adapter(connection: sqlite3.Connection) -> Iterator[Group]:
     """Of equal files one stands for all."""
     rows = connection.execute(
-        "SELECT fingerprint, min(records.id) FROM records JOIN files ON record_id = records.id AND role = 'content' "
-        "JOIN hashes ON file_id = files.id AND hashes.name = 'sha256' WHERE fingerprint IS NOT NULL AND missing IS NULL "
-        "GROUP BY fingerprint, value ORDER BY fingerprint, records.id"
+        "SELECT fingerprint, min(id) FROM records WHERE fingerprint IS NOT NULL AND missing IS NULL "
+        "GROUP BY fingerprint, sha256 ORDER BY fingerprint, min(id)"
     )
     for _, members in _grouped(rows):
         if len(members) > 1:

@@ -52,12 +52,11 @@ class _Walk:
     def of_record(self, record: int) -> str:
         """The node of a record: called by its sha256, or by its number while that is not known."""
         row = self.connection.execute(
-            "SELECT id, name, path, fingerprint, missing, kind FROM records WHERE id = ?", (record,)
+            "SELECT id, name, path, sha256, fingerprint, missing, kind FROM records WHERE id = ?", (record,)
         ).fetchone()
-        digests = _digests(self.connection, record)
-        key = digests[0] if digests else f"#{record}"
+        key = row["sha256"] or f"#{record}"
         self.nodes.setdefault(key, Ancestor(
-            key=key, name=row["name"], record=record, path=restored(row["path"]), kind=row["kind"], sha256=digests[0] if digests else None,
+            key=key, name=row["name"], record=record, path=str(restored(row["path"])), kind=row["kind"], sha256=row["sha256"],
             fingerprint=row["fingerprint"], missing=row["missing"] is not None))  # fmt: skip
         return key
 
@@ -74,38 +73,30 @@ class _Walk:
         return key, "name"
 
     def upwards(self, key: str) -> Iterator[str]:
-        for digest in self._all_digests(key):
-            for recipe in self.connection.execute("SELECT * FROM recipes WHERE sha256 = ?", (digest,)).fetchall():
-                for parent in self.connection.execute(
-                    "SELECT * FROM parents WHERE recipe_id = ? ORDER BY place", (recipe["id"],)
-                ).fetchall():  # fmt: skip
-                    above, by = self.of_parent(parent)
-                    self._step(key, above, recipe, by)
-                    yield above
+        for recipe in self.connection.execute("SELECT * FROM recipes WHERE sha256 = ?", (key,)).fetchall():
+            for parent in self.connection.execute(
+                "SELECT * FROM parents WHERE recipe_id = ? ORDER BY place", (recipe["id"],)
+            ).fetchall():  # fmt: skip
+                above, by = self.of_parent(parent)
+                self._step(key, above, recipe, by)
+                yield above
 
     def downwards(self, key: str) -> Iterator[str]:
-        node = self.nodes[key]
         rows = self.connection.execute(
             "SELECT recipes.*, parents.sha256 AS parent FROM parents JOIN recipes ON recipes.id = recipe_id "
-            f"WHERE parents.sha256 IN ({', '.join('?' * len(self._all_digests(key))) or 'NULL'}) "
-            "OR (parents.fingerprint IS NOT NULL AND parents.fingerprint = ?) ORDER BY recipes.id",
-            [*self._all_digests(key), node.fingerprint],
+            "WHERE parents.sha256 = ? OR parents.fingerprint = ? ORDER BY recipes.id", (key, self.nodes[key].fingerprint),
         ).fetchall()  # fmt: skip
         for row in rows:
             found = _by_sha256(self.connection, row["sha256"])
             below = self.of_record(found) if found is not None else self._made(row)
             if below != key:
-                self._step(below, key, row, "sha256" if row["parent"] in self._all_digests(key) else "fingerprint")
+                self._step(below, key, row, "sha256" if row["parent"] == key else "fingerprint")
                 yield below
 
     def _made(self, recipe: sqlite3.Row) -> str:
         self.nodes.setdefault(recipe["sha256"], Ancestor(key=recipe["sha256"], name=recipe["name"], sha256=recipe["sha256"],
-                                                         path=restored(recipe["path"]) if recipe["path"] else None))  # fmt: skip
+                                                         path=str(restored(recipe["path"])) if recipe["path"] else None))  # fmt: skip
         return str(recipe["sha256"])
-
-    def _all_digests(self, key: str) -> list[str]:
-        record = self.nodes[key].record
-        return _digests(self.connection, record) if record is not None else [key]
 
     def _step(self, child: str, parent: str, recipe: sqlite3.Row, by: str) -> None:
         step = Step(child=child, parent=parent, command=recipe["command"], version=recipe["version"],
@@ -114,18 +105,10 @@ class _Walk:
             self.steps.append(step)
 
 
-def _digests(connection: sqlite3.Connection, record: int) -> list[str]:
-    return [row[0] for row in connection.execute(
-        "SELECT value FROM hashes JOIN files ON files.id = file_id WHERE record_id = ? AND hashes.name = 'sha256' "
-        "AND role = 'content' ORDER BY files.path", (record,))]  # fmt: skip
-
-
 def _by_sha256(connection: sqlite3.Connection, digest: str | None) -> int | None:
     """The record of the file, one that is there before one that is missing."""
     row = connection.execute(
-        "SELECT records.id FROM hashes JOIN files ON files.id = file_id JOIN records ON records.id = record_id "
-        "WHERE value = ? AND hashes.name = 'sha256' AND role = 'content' ORDER BY missing IS NOT NULL, records.id LIMIT 1",
-        (digest,),
+        "SELECT id FROM records WHERE sha256 = ? ORDER BY missing IS NOT NULL, id LIMIT 1", (digest,)
     ).fetchone()
     return row[0] if row else None
 
@@ -161,6 +144,15 @@ def put_recipe(
             for place, one in enumerate(recipe.inputs)
         ],
     )
+
+
+def keep_recipe(connection: sqlite3.Connection, record: int) -> None:
+    """Keeps the recipe that the header of a record tells."""
+    row = connection.execute(
+        "SELECT sha256, name, path, fields FROM records JOIN metadata ON record_id = id WHERE id = ?", (record,)
+    ).fetchone()
+    if row is not None and row["sha256"] and (recipe := told_by(json.loads(row["fields"]))) is not None:
+        put_recipe(connection, row["sha256"], row["name"], recipe, row["path"])
 
 
 def told_by(metadata: Mapping[str, str]) -> Recipe | None:

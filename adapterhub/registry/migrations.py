@@ -45,6 +45,7 @@ _FIRST = (
         missing TEXT,                      -- UTC, since when it is gone from the disk
         refused TEXT,                      -- the rule that it breaks: nothing more is known of it then
         reason TEXT,                       -- why it was refused, for people
+        sha256 TEXT,                       -- of its file; of several that of their list, as sha256sum prints it
         fingerprint TEXT,
         sketch BLOB,                       -- float32: what a few fixed directions see of its change
         hashed INTEGER NOT NULL DEFAULT 0, -- whether hashes, fingerprint and sketch are those of the files
@@ -58,6 +59,7 @@ _FIRST = (
     "CREATE INDEX records_layout ON records (layout)",
     "CREATE INDEX records_size ON records (size)",
     "CREATE INDEX records_modified ON records (modified)",
+    "CREATE INDEX records_sha256 ON records (sha256) WHERE sha256 IS NOT NULL",
     "CREATE INDEX records_fingerprint ON records (fingerprint) WHERE fingerprint IS NOT NULL",
     "CREATE INDEX records_unhashed ON records (size) WHERE hashed = 0",
     "CREATE INDEX records_missing ON records (missing) WHERE missing IS NOT NULL",
@@ -156,9 +158,8 @@ _FIRST = (
     """,
     """
     CREATE VIEW same_file AS
-    SELECT value AS sha256, count(*) AS copies, group_concat(files.path, char(10)) AS paths
-    FROM hashes JOIN files ON files.id = file_id JOIN records ON records.id = record_id
-    WHERE hashes.name = 'sha256' AND role = 'content' AND missing IS NULL GROUP BY value HAVING count(*) > 1
+    SELECT sha256, count(*) AS copies, group_concat(path, char(10)) AS paths
+    FROM records WHERE sha256 IS NOT NULL AND missing IS NULL GROUP BY sha256 HAVING count(*) > 1
     """,
     """
     CREATE VIEW same_adapter AS
@@ -174,7 +175,7 @@ _FIRST = (
 )  # fmt: skip
 
 
-@MIGRATIONS()
+@MIGRATIONS()  # type: ignore[untyped-decorator]
 def first(db: Database) -> None:
     """The tables of version 0.1."""
     for statement in _FIRST:

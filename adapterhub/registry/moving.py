@@ -46,10 +46,7 @@ def by_inode(connection: sqlite3.Connection, since: str) -> int:
 def by_content(connection: sqlite3.Connection, since: str) -> int:
     """Records that came since then, and have the sha256 of one that is missing elsewhere."""
     pairs = connection.execute(
-        "SELECT DISTINCT old.id, new.id FROM records AS new JOIN files AS here ON here.record_id = new.id AND here.role = 'content' "
-        "JOIN hashes AS mine ON mine.file_id = here.id AND mine.name = 'sha256' "
-        "JOIN hashes AS other ON other.value = mine.value AND other.name = 'sha256' AND other.file_id <> mine.file_id "
-        "JOIN files AS there ON there.id = other.file_id AND there.role = 'content' JOIN records AS old ON old.id = there.record_id "
+        "SELECT old.id, new.id FROM records AS new JOIN records AS old ON old.sha256 = new.sha256 AND old.id <> new.id "
         "WHERE new.added >= ? AND new.missing IS NULL AND old.missing IS NOT NULL", (since,),
     ).fetchall()  # fmt: skip
     return _adopt(connection, pairs)
@@ -90,6 +87,6 @@ def _take_hashes(connection: sqlite3.Connection, old: int, new: int) -> None:
     ).fetchone()[0]
     if same and len(same) == wanted:
         connection.execute(
-            "UPDATE records SET (hashed, fingerprint, sketch) = (SELECT hashed, fingerprint, sketch FROM records WHERE id = ?) "
+            "UPDATE records SET (hashed, sha256, fingerprint, sketch) = (SELECT hashed, sha256, fingerprint, sketch FROM records WHERE id = ?) "
             "WHERE id = ? AND hashed = 0", (old, new),
         )  # fmt: skip

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from adapterhub.errors import NotFound, UsageError
-from adapterhub.registry.database import restored, stored
+from adapterhub.registry.database import place, restored, stored
 
 SHORTEST = 6
 """The fewest digits that are taken for the beginning of a hash."""
@@ -61,13 +61,13 @@ def _by_number(connection: sqlite3.Connection, ref: str) -> list[int]:
 def _by_path(connection: sqlite3.Connection, ref: str) -> list[int]:
     if "\0" in ref:
         return []
-    return _ids(connection, "SELECT id FROM records WHERE path = ?", stored(Path(ref).absolute()))
+    return _ids(connection, "SELECT id FROM records WHERE path = ?", stored(place(ref)))
 
 
 def _by_folder(connection: sqlite3.Connection, ref: str) -> list[int]:
     if "\0" in ref:
         return []
-    return _ids(connection, "SELECT id FROM records WHERE folder = ?", stored(Path(ref).absolute()))
+    return _ids(connection, "SELECT id FROM records WHERE folder = ?", stored(place(ref)))
 
 
 def _by_name(connection: sqlite3.Connection, ref: str) -> list[int]:

@@ -15,7 +15,9 @@ class Fact:
 
 
 def said_of(facts: Iterable[Fact]) -> dict[str, list[str]]:
-    found = {name: [] for name in ("title", "words", "tags", "notes", "description", "training_tags", "aliases")}
+    found: dict[str, list[str]] = {
+        name: [] for name in ("title", "words", "tags", "notes", "description", "training_tags", "aliases")
+    }
     hidden = set()
     for fact in facts:
         if fact.field == "tags_removed":

@@ -20,7 +20,7 @@ _DERIVED = ("word", "tag", "alias")
 
 
 def now() -> str:
-    """This second, UTC, as the registry writes times."""
+    """The time to the second, UTC, as the registry writes times."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -45,7 +45,7 @@ def put_record(connection: sqlite3.Connection, columns: Mapping[str, Any]) -> in
     changes = ", ".join(f"{name} = excluded.{name}" for name in _RECORD)
     row = connection.execute(
         f"INSERT INTO records ({names}, added) VALUES ({marks}, ?) ON CONFLICT (path) DO UPDATE SET {changes}, "
-        "missing = NULL, hashed = 0, fingerprint = NULL, sketch = NULL RETURNING id",
+        "missing = NULL, hashed = 0, sha256 = NULL, fingerprint = NULL, sketch = NULL RETURNING id",
         (*given.values(), now()),
     ).fetchone()
     return int(row[0])

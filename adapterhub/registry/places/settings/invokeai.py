@@ -122,7 +122,7 @@ def _selected(connection: sqlite3.Connection) -> Iterable[tuple[Any]]:
     if (table := _table(connection)) is None:
         return []
     text = f"CASE WHEN typeof(config) = 'text' AND length(config) <= {CHARACTERS} THEN config END"
-    return connection.execute(f"SELECT {text} FROM {table} LIMIT {ROWS}")  # noqa: S608 - names from TABLES
+    return connection.execute(f"SELECT {text} FROM {table} LIMIT {ROWS}")
 
 
 def _table(connection: sqlite3.Connection) -> str | None:
