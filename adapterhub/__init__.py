@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.recording import record
     from adapterhub.registry.show import show
 
-    list = list_
+    list = list_  # noqa: A001
 
     def layouts() -> builtins.list[LayoutInfo]: ...
     def architectures() -> builtins.list[ArchitectureInfo]: ...

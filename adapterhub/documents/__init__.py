@@ -160,6 +160,11 @@ _PUBLIC = {
     "layout": "LayoutInfo",
     "architecture": "ArchitectureInfo",
     "failure": "Failure",
+    "record": "Record",
+    "indexing": "Indexing",
+    "duplicates": "Duplicates",
+    "similar": "Similar",
+    "lineage": "Lineage",
 }
 
 

@@ -10,7 +10,7 @@ from adapterhub.documents import DOCUMENTS, schema
 def main(arguments: Sequence[str]) -> int:
     """Write every schema, or with `--check` only name those that are not current, status 1."""
     folder = Path(__file__).resolve().parents[2] / "schemas"
-    files = {folder / f"{name}.json": schema(name) for name in DOCUMENTS}
+    files = {folder / f"{name}.schema.json": schema(name) for name in DOCUMENTS}
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text("utf-8") != text]
     stale += sorted(set(folder.glob("*.json")) - files.keys())
     if "--check" in arguments:

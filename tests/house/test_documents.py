@@ -27,14 +27,14 @@ def conversion(**changes):
 
 @pytest.mark.parametrize("name", documents.DOCUMENTS)
 def test_every_document_has_a_valid_schema_that_is_current(name, request):
-    path = request.config.rootpath / "schemas" / f"{name}.json"
+    path = request.config.rootpath / "schemas" / f"{name}.schema.json"
     text = path.read_text("utf-8")
     jsonschema.Draft202012Validator.check_schema(json.loads(text))
     assert text == documents.schema(name)
 
 
 def test_no_schema_is_left_of_a_document_that_is_gone(request):
-    stems = {path.stem for path in (request.config.rootpath / "schemas").glob("*.json")}
+    stems = {path.name.removesuffix(".schema.json") for path in (request.config.rootpath / "schemas").glob("*.json")}
     assert stems == documents.DOCUMENTS.keys()
 
 

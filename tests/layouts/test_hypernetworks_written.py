@@ -76,7 +76,7 @@ def test_what_is_written_is_read_as_what_it_was(tmp_path, layout, container, str
 
 
 def test_the_structure_in_the_metadata_is_what_the_schema_says(tmp_path, request):
-    schema = json.loads((request.config.rootpath / "schemas" / "hypernetwork.json").read_text("utf-8"))
+    schema = json.loads((request.config.rootpath / "schemas" / "hypernetwork.schema.json").read_text("utf-8"))
     adapter = built(HypernetworkStructure(widths=[8], layer_structure=[1, 2, 1], activation="relu"), {})
     jsonschema.validate(json.loads(adapter.metadata[STRUCTURE]), schema)
 

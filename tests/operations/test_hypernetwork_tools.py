@@ -159,7 +159,7 @@ def test_requests_that_cannot_be_meant_are_refused(tmp_path, style):
 def test_the_command_line_scales_and_merges(tmp_path, cli, request):
     hypernetwork(tmp_path / "a.pt", [320], [1, 0.125, 1], "relu")
     done = cli("hypernetwork", "scale", tmp_path / "a.pt", "0.5", "-o", tmp_path / "b.pt", "--json")
-    schema = json.loads((request.config.rootpath / "schemas" / "conversion.json").read_text("utf-8"))
+    schema = json.loads((request.config.rootpath / "schemas" / "conversion.schema.json").read_text("utf-8"))
     jsonschema.validate(json.loads(done.out), schema)
     assert json.loads(done.out)["command"] == "hypernetwork scale"
     negative = json.loads(cli("hypernetwork", "scale", tmp_path / "a.pt", "-1", "-o", tmp_path / "n.pt", "--json").out)

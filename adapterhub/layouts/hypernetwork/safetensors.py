@@ -1,6 +1,6 @@
 """Ours: `hypernet.WIDTH.NET.PART.NUMBER.weight` and `.bias` in safetensors, the structure as JSON in the metadata.
 
-Described by `schemas/hypernetwork.json`; no other tool reads it: safetensors has no place for A1111's numbers as keys.
+Described by `schemas/hypernetwork.schema.json`; no other tool reads it: safetensors has no place for A1111's numbers as keys.
 """
 
 from __future__ import annotations
