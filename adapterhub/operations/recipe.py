@@ -67,7 +67,7 @@ class Making:
         )
 
     def _ingredient(self, path: Path, *, draft: bool = False) -> Ingredient:
-        name = path.resolve().name if path.name in ("", "..") else path.name
+        name = named(path)
         if not self.checked:
             return Ingredient(name=name)
         try:
@@ -91,6 +91,12 @@ def _fingerprint(package: Package) -> str:
 
     reading = layouts.identify(package).decode(package)
     return DIGEST if reading is None else fingerprint(reading.adapter)
+
+
+def named(path: Path) -> str:
+    """A file's own name, which tells nothing of its folders."""
+    name = path.resolve().name if path.name in ("", "..") else path.name
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 _CURRENT: ContextVar[Making | None] = ContextVar("making", default=None)
@@ -149,6 +155,12 @@ def _told(value: Any, paths: list[Path] | None) -> Any:
         paths.append(Path(value))
         return {INPUT: len(paths) - 1}
     return str(value) if isinstance(value, Path) else value
+
+
+def tell(recipe: Recipe) -> None:
+    """Says what the recipe of the running command is, where that says more than its arguments."""
+    if (making := _CURRENT.get()) is not None:
+        making.known = recipe
 
 
 @contextmanager

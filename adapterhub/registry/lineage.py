@@ -169,15 +169,7 @@ def told_by(metadata: Mapping[str, str]) -> Recipe | None:
 def _ours(metadata: Mapping[str, str]) -> Recipe | None:
     if FIELD not in metadata:
         return None
-    told = json.loads(metadata[FIELD])
-    if "base" not in told:
-        return Recipe.model_validate(told)
-    inputs = [{"name": Path(one["path"]).name, "sha256": one.get("sha256"), "fingerprint": one.get("fingerprint")}
-              for one in (told["base"], *told["adapters"])]  # fmt: skip
-    parameters = {name: value for name, value in told.items() if name != "adapterhub"}
-    return Recipe.model_validate(
-        {"command": "merge", "version": told["adapterhub"], "parameters": parameters, "inputs": inputs}
-    )
+    return Recipe.model_validate_json(metadata[FIELD])
 
 
 def _of_a1111(metadata: Mapping[str, str]) -> Recipe | None:

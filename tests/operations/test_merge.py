@@ -75,8 +75,9 @@ def test_order_and_metadata_of_the_base_stay_and_what_it_is_made_of_is_told(tmp_
     assert "modelspec.hash_sha256" not in told
     assert told["modelspec.merged_from"] == "turned, a"
     recipe = json.loads(told["adapterhub.recipe"])
-    assert (recipe["adapters"][0]["unet"], recipe["adapters"][0]["text_encoder"]) == (0.5, 0.5)
-    assert len(recipe["adapters"][0]["fingerprint"]) == len(recipe["base"]["sha256"]) == 64
+    assert recipe["parameters"]["adapters"] == [[{"input": 1}, 0.5, 0.5]]
+    assert [one["name"] for one in recipe["inputs"]] == ["turned.safetensors", "a.safetensors"]
+    assert len(recipe["inputs"][1]["fingerprint"]) == len(recipe["inputs"][0]["sha256"]) == 64
 
 
 def _names(path: Path) -> list[str]:

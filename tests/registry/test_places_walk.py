@@ -58,7 +58,11 @@ def test_an_environment_of_python_is_told_by_its_configuration(tmp_path):
 class TestPictures:
     def test_they_count_where_embeddings_are_kept_and_below(self, tmp_path):
         plant(tmp_path, "Embeddings/a.png", "Embeddings/deep/b.WEBP", "textual_inversion/c.webp", "pictures/d.png")
-        assert names(found(tmp_path), tmp_path) == ["Embeddings/a.png", "Embeddings/deep/b.WEBP", "textual_inversion/c.webp"]
+        assert names(found(tmp_path), tmp_path) == [
+            "Embeddings/a.png",
+            "Embeddings/deep/b.WEBP",
+            "textual_inversion/c.webp",
+        ]
 
     def test_one_that_shows_a_model_does_not(self, tmp_path):
         plant(tmp_path, "embeddings/a.pt", "embeddings/A.PNG", "embeddings/b.preview.png", "embeddings/c.png")
@@ -142,7 +146,11 @@ class TestLinks:
         link(tmp_path / "b", "gone")
         link(tmp_path / "c.pt", "c.pt")
         told = {thing.path.name: thing.reason for thing in troubles(tmp_path)}
-        assert told == {"a.pt": "a link to nothing", "b": "a link to nothing", "c.pt": "Too many levels of symbolic links"}
+        assert told == {
+            "a.pt": "a link to nothing",
+            "b": "a link to nothing",
+            "c.pt": "Too many levels of symbolic links",
+        }
 
 
 class TestWhatIsGiven:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from adapterhub import files
+from adapterhub.documents import Ingredient, Recipe
 from adapterhub.errors import AdapterhubError, RefusedInput
-from adapterhub.files import DIGEST
 from adapterhub.files.source import machine
 from adapterhub.operations.merge.strengths import Part
+from adapterhub.operations.recipe import FIELD, INPUT, named
 
-FIELD, FROM = "adapterhub.recipe", "modelspec.merged_from"
+FROM = "modelspec.merged_from"
 _LARGEST = 16 << 20
 
 
@@ -45,26 +46,20 @@ class Order:
                                   mend="Put the file of the recipe there.")  # fmt: skip
 
 
-def written(order: Order, adapters: Sequence[tuple[str, str]], base: str = DIGEST) -> str:
-    """The recipe in JSON; `adapters` are the sha256 and fingerprint of each, `base` the sha256 of the base."""
-    from importlib.metadata import version
+def written(command: str, order: Order, digests: Sequence[str], fingerprints: Sequence[str | None]) -> Recipe:
+    """The recipe of a merge, or of a subtraction; the digests of the base and of each adapter, and the fingerprints, if known."""
+    sign = -1.0 if command == "unmerge" else 1.0
+    paths = [order.base, *(part.path for part in order.parts)]
+    inputs = [Ingredient(name=named(path), sha256=digest, fingerprint=mark)
+              for path, digest, mark in zip(paths, digests, fingerprints, strict=True)]  # fmt: skip
+    adapters = [[{INPUT: n}, sign * part.unet, sign * part.text] for n, part in enumerate(order.parts, 1)]
+    asked = {name: value for name, value in _options(order).items() if value not in (None, [], {}, False)}
+    parameters = {_BASES[command]: {INPUT: 0}, "adapters": adapters, **asked}
+    return Recipe(command=command, version=version("adapterhub"), parameters=parameters, inputs=inputs)
 
-    document: dict[str, Any] = {
-        "adapterhub": version("adapterhub"),
-        "base": {"path": str(order.base), "sha256": base},
-        "adapters": [
-            {
-                "path": str(part.path),
-                "sha256": digest,
-                "fingerprint": mark,
-                "unet": part.unet,
-                "text_encoder": part.text,
-            }
-            for part, (digest, mark) in zip(order.parts, adapters, strict=True)
-        ],
-        **{name: value for name, value in _options(order).items() if value not in (None, [], {}, False)},
-    }
-    return json.dumps(document, ensure_ascii=False)
+
+_BASES = {"merge": "base", "unmerge": "merged"}
+"""What the command calls the model."""
 
 
 def _options(order: Order) -> dict[str, Any]:
@@ -83,19 +78,31 @@ def merged_from(order: Order) -> str:
 
 
 def read(path: Path) -> Order:
-    """The order in a recipe: a JSON file, or the metadata of a model that was merged. RefusedInput where there is none."""
+    """The order in a recipe: a JSON file, or the metadata of a model that was merged. RefusedInput where there is none.
+
+    Its inputs are looked for here, beside the recipe, and in folders beside it that are called 0, 1, … by their place.
+    """
     try:
-        document = json.loads(_text(path))
-        base, adapters = document["base"], document["adapters"]
+        recipe = Recipe.model_validate_json(_text(path))
+        if recipe.command != "merge":
+            raise ValueError(f"one of {recipe.command}")
+        given = recipe.parameters
+        paths = [_found(path, place, one) for place, one in enumerate(recipe.inputs)]
         order = Order(
-            Path(base["path"]),
-            [Part(Path(one["path"]), float(one["unet"]), float(one["text_encoder"])) for one in adapters],
-            digests={str(Path(one["path"])): str(one["sha256"]) for one in (base, *adapters)},
+            paths[given["base"][INPUT]],
+            [Part(paths[one[INPUT]], float(unet), float(text)) for one, unet, text in given["adapters"]],
+            digests={str(place): str(one.sha256) for place, one in zip(paths, recipe.inputs, strict=True)},
         )
-        return replace(order, **{name: _typed(name, document[name]) for name in _TYPES if name in document})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return replace(order, **{name: _typed(name, given[name]) for name in _TYPES if name in given})
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedInput(f"{path}: no recipe of a merge: {type(error).__name__} {error}",
                            mend="Give a merged model, or the JSON of its adapterhub.recipe.") from None  # fmt: skip
+
+
+def _found(recipe: Path, place: int, one: Ingredient) -> Path:
+    name = Path(one.name).name
+    beside = (recipe.parent / str(place) / name, recipe.parent / name)
+    return next((there for there in beside if name and there.exists()), Path(name))
 
 
 _TYPES: Mapping[str, type] = {

@@ -15,6 +15,7 @@ from adapterhub.documents import Command, Conversion, Forecast
 from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
 from adapterhub.files import DIGEST, SAFETENSORS, Package
 from adapterhub.fingerprint import fingerprint
+from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.digests import digest_at, digest_of
@@ -142,11 +143,9 @@ class Run:
         return output.package(self.opened, rebuilt, told, late, request)
 
     def _fields(self, base: str, marks: Sequence[str]) -> dict[str, str]:
-        inputs = [(one.digest, mark) for one, mark in zip(self.adapters, marks, strict=True)]
-        return {
-            recipes.FROM: recipes.merged_from(self.order),
-            recipes.FIELD: recipes.written(self.order, inputs, base),
-        }
+        made = recipes.written(self.command, self.order, [base, *(one.digest for one in self.adapters)], [None, *marks])
+        recipe.tell(made)
+        return {recipes.FROM: recipes.merged_from(self.order), recipe.FIELD: recipe.as_text(made)}
 
 
 def _chunks(compute: Callable[[Key], Merged], key: Key) -> Iterable[Buffer]:
