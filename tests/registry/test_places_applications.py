@@ -36,7 +36,14 @@ LAYOUTS = {
     "invokeai": (["invokeai.yaml"], {"models/123/a.safetensors": None}),
     "huggingface": (["CACHEDIR.TAG"], {"models--a--b/snapshots/1/a.safetensors": None}),
 }  # fmt: skip
-ELSEWHERE = ["custom_nodes/x/a.pt", "output/a.png", "models/VAE/a.pt", "models/vae/a.pt", "repositories/a.pt", "venv/a.pt"]
+ELSEWHERE = [
+    "custom_nodes/x/a.pt",
+    "output/a.png",
+    "models/VAE/a.pt",
+    "models/vae/a.pt",
+    "repositories/a.pt",
+    "venv/a.pt",
+]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -72,7 +79,16 @@ class TestComfyUI:
     def test_its_yaml_adds_folders(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.setenv("DISK", str(tmp_path / "disk"))
-        plant(tmp_path, "ui/rel/l/", "home/e/", "disk/h/", "disk/h2/", "a1111/models/Lora/", "a1111/models/LyCORIS/", "abs/c/")
+        plant(
+            tmp_path,
+            "ui/rel/l/",
+            "home/e/",
+            "disk/h/",
+            "disk/h2/",
+            "a1111/models/Lora/",
+            "a1111/models/LyCORIS/",
+            "abs/c/",
+        )
         root = self.comfyui(tmp_path, f"""
             # a comment
             relative: {{base_path: rel, loras: l, vae: ../vae, configs: 5}}
@@ -165,10 +181,19 @@ class TestWebUI:
     def test_every_argument_has_its_kind_and_a_root_has_all(self, tmp_path):
         folders = {"--ckpt-dir": "c", "--embeddings-dir": "e", "--hypernetwork-dir": "h", "--lyco-dir-backcompat": "l"}
         plant(tmp_path, "webui.py", "modules_forge/", "c/", "e/", "h/", "l/")
-        plant(tmp_path, "data/embeddings/", "data/models/Lora/", "mine/Lora/", "mine/embeddings/", "old/models/hypernetworks/")
+        plant(
+            tmp_path,
+            "data/embeddings/",
+            "data/models/Lora/",
+            "mine/Lora/",
+            "mine/embeddings/",
+            "old/models/hypernetworks/",
+        )
         roots = {"--data-dir": "data", "--models-dir": "mine", "--forge-ref-a1111-home": "old"}
         line = " ".join(f"{flag} {value}" for flag, value in (folders | roots).items())
-        write(tmp_path / "webui-user.sh", f'#export COMMANDLINE_ARGS="--lora-dir no"\nexport COMMANDLINE_ARGS="{line}"\n')
+        write(
+            tmp_path / "webui-user.sh", f'#export COMMANDLINE_ARGS="--lora-dir no"\nexport COMMANDLINE_ARGS="{line}"\n'
+        )
         assert {str(path.relative_to(tmp_path)): kind for path, kind in recognised(tmp_path).places} == {
             "c": CHECKPOINT, "e": EMBEDDING, "h": HYPERNETWORK, "l": LORA, "data/embeddings": EMBEDDING,
             "data/models/Lora": LORA, "mine/Lora": LORA, "mine/embeddings": EMBEDDING, "old/models/hypernetworks": HYPERNETWORK,
@@ -211,7 +236,9 @@ def test_the_library_of_stability_matrix_may_put_its_models_elsewhere(tmp_path):
 
 def test_swarmui_names_roots_and_folders_in_its_settings(tmp_path):
     plant(tmp_path, "ui/Models/loras/", "far/loras/", "far/checkpoints/", "ui/Models/Embeddings/", "lora2/")
-    write(tmp_path / "ui/Data/Settings.fds", f"""#Settings
+    write(
+        tmp_path / "ui/Data/Settings.fds",
+        f"""#Settings
 IsInstalled: true
 Paths:
 \t#Root path.
@@ -220,7 +247,8 @@ Paths:
 \tSDLoraFolder: loras;{tmp_path}/lora2
 Network:
 \tSDLoraFolder: no
-""")
+""",
+    )
     assert set(recognised(tmp_path / "ui").places) == {
         Place(tmp_path / "ui/Models/loras", LORA), Place(tmp_path / "far/loras", LORA), Place(tmp_path / "lora2", LORA),
         Place(tmp_path / "ui/Models/Embeddings", EMBEDDING), Place(tmp_path / "far/checkpoints", CHECKPOINT),

@@ -47,11 +47,18 @@ def test_the_two_files_of_an_embedding_of_sdxl_are_one(tmp_path):
 
 
 class TestPipelines:
-    PARTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "safety_checker/model")
+    PARTS = (
+        "unet/diffusion_pytorch_model",
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+        "safety_checker/model",
+    )
 
     def test_one_is_a_thing_of_the_files_that_are_read(self, tmp_path):
         plant(tmp_path, "p/model_index.json", "p/scheduler/scheduler_config.json", "p/unet/config.json")
-        plant(tmp_path, *(f"p/{part}{ending}" for part in self.PARTS for ending in (".safetensors", ".fp16.safetensors")))
+        plant(
+            tmp_path, *(f"p/{part}{ending}" for part in self.PARTS for ending in (".safetensors", ".fp16.safetensors"))
+        )
         [thing] = found(tmp_path)
         assert thing.path == tmp_path / "p"
         assert sorted(files(thing)) == [

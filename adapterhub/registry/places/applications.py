@@ -93,7 +93,10 @@ def _any(root: Path, pattern: str) -> bool:
 def _read(row: Row, root: Path) -> Application:
     said = row.settings(root, row.keeps) if row.settings else Settings()
     kept = [Place(root / name, kind) for kind, names in row.keeps.items() for name in names]
-    places = {str(place.path): place for place in reversed((*said.places, *kept)) if os.path.exists(place.path)}
+    places: dict[Path, Place] = {}
+    for place in (*said.places, *kept):
+        if os.path.exists(place.path):
+            places.setdefault(place.path, place)
     return Application(
-        row.name, root, tuple(reversed(places.values())), said.entries, frozenset(said.others), tuple(said.troubles)
+        row.name, root, tuple(places.values()), said.entries, frozenset(said.others), tuple(said.troubles)
     )

@@ -162,7 +162,7 @@ class _Walk:
         if names.is_index(os.path.basename(path)):
             try:
                 folder = Listing(os.path.dirname(path))
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 yield trouble(path, error)
                 return
             parts = [folder.at(name) for name in names.shards(folder.models, [os.path.basename(path)]).popitem()[1]]

@@ -118,7 +118,6 @@ def _selected(connection: sqlite3.Connection) -> Iterable[tuple[Any]]:
     connection.set_progress_handler(lambda: next(calls, None) is None, _STEPS)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4 * CHARACTERS)
     connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    connection.execute("PRAGMA trusted_schema = OFF")
     if (table := _table(connection)) is None:
         return []
     text = f"CASE WHEN typeof(config) = 'text' AND length(config) <= {CHARACTERS} THEN config END"
