@@ -201,7 +201,8 @@ class TestWebUI:
 
     @pytest.mark.parametrize("text", [
         "COMMANDLINE_ARGS=$(touch owned)", "COMMANDLINE_ARGS=\"`touch owned` --lora-dir", "COMMANDLINE_ARGS='\"",
-        "COMMANDLINE_ARGS=--lora-dir \0", "COMMANDLINE_ARGS=" + "--lora-dir x " * 4_000,
+        "COMMANDLINE_ARGS=--lora-dir \0", "COMMANDLINE_ARGS=" + "--lora-dir x " * 4_000, "\n" * 60_000, " " * 60_000,
+        "set" + " " * 60_000, "COMMANDLINE_ARGS=" + "x" * 60_000, "COMMANDLINE_ARGS=" + "\"" * 60_000,
     ])  # fmt: skip
     def test_nothing_is_run(self, tmp_path, monkeypatch, text):
         monkeypatch.chdir(plant(tmp_path, "webui.py", "launch.py", "modules/"))
@@ -253,6 +254,15 @@ Network:
         Place(tmp_path / "ui/Models/loras", LORA), Place(tmp_path / "far/loras", LORA), Place(tmp_path / "lora2", LORA),
         Place(tmp_path / "ui/Models/Embeddings", EMBEDDING), Place(tmp_path / "far/checkpoints", CHECKPOINT),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [
+    "", "Paths:", "Paths:\n\tModelRoot", "Paths:\n\tModelRoot: ;;\0", "Paths:\n" + "\t\n" * 20_000,
+    f"Paths:\n\tModelRoot: {'x;' * 15_000}\n\tSDLoraFolder: {'y;' * 15_000}\n",
+])  # fmt: skip
+def test_hostile_settings_of_swarmui_name_nothing(tmp_path, text):
+    write(tmp_path / "Data/Settings.fds", text)
+    assert recognised(tmp_path).places == ()
 
 
 class TestHuggingFace:
