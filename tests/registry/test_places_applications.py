@@ -286,6 +286,15 @@ class TestHuggingFace:
             ("lora.safetensors", "huggingface", told | {"revision": "r2", "sha256": self.SHA256}),
         ]
 
+    def test_a_file_that_is_given_tells_it_too(self, tmp_path):
+        [thing] = found(self.cache(tmp_path) / "hub/models--alice--style/snapshots/r1/lora.safetensors")
+        assert thing.told == {"repository": "alice/style", "revision": "r1", "sha256": self.SHA256}
+
+    def test_a_link_elsewhere_claims_nothing(self, tmp_path):
+        plant(tmp_path, f"store/{self.SHA256}")
+        link(tmp_path / "a.pt", f"store/{self.SHA256}")
+        assert [thing.told for thing in found(tmp_path)] == [{}]
+
     def test_a_pipeline_of_links_is_one_thing(self, tmp_path):
         repository = plant(tmp_path / "models--sd--tiny", "blobs/1", "blobs/2")
         link(repository / "snapshots/r/model_index.json", "../../blobs/1")

@@ -114,10 +114,11 @@ def test_a_record_that_is_none_is_told(tmp_path, config):
     plant(tmp_path / "models", "a.pt")
     with closing(sqlite3.connect(plant(tmp_path, "databases/") / "databases/invokeai.db")) as connection:
         connection.execute("CREATE TABLE models (config)")
-        connection.execute("INSERT INTO models VALUES (?)", (config,))
+        connection.executemany("INSERT INTO models VALUES (?)", [(config,), (json.dumps(record("a.pt")),)])
         connection.commit()
-    assert len(recognised(tmp_path).troubles) == 1
-    assert len(list(walk([tmp_path]))) == 2
+    [told] = recognised(tmp_path).troubles
+    assert told.reason == "1 records of the database are no JSON objects"
+    assert [thing.hint for thing in walk([tmp_path]) if thing != told] == [Kind.LORA]
 
 
 def test_fields_of_a_wrong_type_or_length_are_left_out(tmp_path):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Application, Place, Settings
+from adapterhub.registry.places.found import Application, Keeps, Place, Settings
 from adapterhub.registry.places.hugging_face import NAME as HUGGING_FACE
 from adapterhub.registry.places.settings import comfyui, invokeai, sdnext, stability_matrix, swarmui, webui
-
-Keeps = Mapping[Kind | None, tuple[str, ...]]
 
 
 class Row(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading
 
 FILE = "Data/Settings.fds"
@@ -21,7 +21,7 @@ _MOST = 50
 """Entries of a list that are read: every folder is looked for in every root."""
 
 
-def settings(root: Path, keeps: object) -> Settings:
+def settings(root: Path, keeps: Keeps) -> Settings:
     """Every folder of every root that its settings name; both are lists with semicolons."""
     said = Settings()
     named = dict(_section(reading.text(root / FILE, said)))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading
 
 FILES = ("webui-user.sh", "webui-user.bat")
@@ -30,8 +30,6 @@ ROOTS = {"--data-dir": "", "--forge-ref-a1111-home": "", "--models-dir": "models
 """Arguments that name a folder like the application's own, and which part of its own that stands for."""
 _LINE = re.compile(r"(?:@?set\s+|export\s+)?\"?COMMANDLINE_ARGS=(.*)", re.IGNORECASE)
 _ARGUMENT = re.compile(r"(--[a-z0-9-]+)=(.+)", re.DOTALL)
-
-Keeps = Mapping[Kind | None, tuple[str, ...]]
 
 
 def settings(root: Path, keeps: Keeps) -> Settings:
