@@ -5,7 +5,7 @@ import os
 import pytest
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places import Place, Trouble, recognised
+from adapterhub.registry.places import Place, recognised
 from tests.registry.trees import found, link, names, plant, troubles, write
 
 LORA, EMBEDDING, HYPERNETWORK, CHECKPOINT = Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK, Kind.CHECKPOINT
@@ -201,7 +201,8 @@ class TestWebUI:
 
     @pytest.mark.parametrize("text", [
         "COMMANDLINE_ARGS=$(touch owned)", "COMMANDLINE_ARGS=\"`touch owned` --lora-dir", "COMMANDLINE_ARGS='\"",
-        "COMMANDLINE_ARGS=--lora-dir \0", "COMMANDLINE_ARGS=" + "--lora-dir x " * 4_000,
+        "COMMANDLINE_ARGS=--lora-dir \0", "COMMANDLINE_ARGS=" + "--lora-dir x " * 4_000, "\n" * 60_000, " " * 60_000,
+        "set" + " " * 60_000, "COMMANDLINE_ARGS=" + "x" * 60_000, "COMMANDLINE_ARGS=" + "\"" * 60_000,
     ])  # fmt: skip
     def test_nothing_is_run(self, tmp_path, monkeypatch, text):
         monkeypatch.chdir(plant(tmp_path, "webui.py", "launch.py", "modules/"))
@@ -255,35 +256,10 @@ Network:
     }  # fmt: skip
 
 
-class TestHuggingFace:
-    SHA256 = "0123456789abcdef" * 4
-
-    def cache(self, root):
-        repository = root / "hub/models--alice--style"
-        plant(repository, f"blobs/{self.SHA256}", f"blobs/{'a' * 40}", "refs/main", ".no_exist/r1/x.safetensors")
-        link(repository / "snapshots/r1/lora.safetensors", f"../../blobs/{self.SHA256}")
-        link(repository / "snapshots/r1/small.bin", f"../../blobs/{'a' * 40}")
-        link(repository / "snapshots/r2/sub/lora.safetensors", f"../../../blobs/{self.SHA256}")
-        return root
-
-    @pytest.mark.parametrize("given", ["", "hub", "hub/models--alice--style", "hub/models--alice--style/snapshots"])
-    def test_a_snapshot_tells_where_it_is_from(self, tmp_path, given):
-        self.cache(tmp_path)
-        told = {"repository": "alice/style", "revision": "r1"}
-        assert [(thing.path.name, thing.application, thing.told) for thing in found(tmp_path / given)] == [
-            ("lora.safetensors", "huggingface", told | {"sha256": self.SHA256}),
-            ("small.bin", "huggingface", told),
-            ("lora.safetensors", "huggingface", told | {"revision": "r2", "sha256": self.SHA256}),
-        ]
-
-    def test_a_pipeline_of_links_is_one_thing(self, tmp_path):
-        repository = plant(tmp_path / "models--sd--tiny", "blobs/1", "blobs/2")
-        link(repository / "snapshots/r/model_index.json", "../../blobs/1")
-        link(repository / "snapshots/r/unet/diffusion_pytorch_model.safetensors", "../../../blobs/2")
-        [thing] = found(tmp_path)
-        assert (thing.path, thing.told["repository"]) == (repository / "snapshots/r", "sd/tiny")
-        assert len(thing.files) == 2
-
-    def test_a_link_to_nothing_is_told(self, tmp_path):
-        path = link(tmp_path / "models--a--b/snapshots/r/a.safetensors", "../../blobs/gone")
-        assert troubles(tmp_path) == [Trouble(path, "a link to nothing")]
+@pytest.mark.parametrize("text", [
+    "", "Paths:", "Paths:\n\tModelRoot", "Paths:\n\tModelRoot: ;;\0", "Paths:\n" + "\t\n" * 20_000,
+    f"Paths:\n\tModelRoot: {'x;' * 15_000}\n\tSDLoraFolder: {'y;' * 15_000}\n",
+])  # fmt: skip
+def test_hostile_settings_of_swarmui_name_nothing(tmp_path, text):
+    write(tmp_path / "Data/Settings.fds", text)
+    assert recognised(tmp_path).places == ()

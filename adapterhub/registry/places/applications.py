@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Application, Place, Settings
+from adapterhub.registry.places.found import Application, Keeps, Place, Settings
 from adapterhub.registry.places.hugging_face import NAME as HUGGING_FACE
 from adapterhub.registry.places.settings import comfyui, invokeai, sdnext, stability_matrix, swarmui, webui
-
-Keeps = Mapping[Kind | None, tuple[str, ...]]
 
 
 class Row(NamedTuple):
@@ -93,7 +91,10 @@ def _any(root: Path, pattern: str) -> bool:
 def _read(row: Row, root: Path) -> Application:
     said = row.settings(root, row.keeps) if row.settings else Settings()
     kept = [Place(root / name, kind) for kind, names in row.keeps.items() for name in names]
-    places = {str(place.path): place for place in reversed((*said.places, *kept)) if os.path.exists(place.path)}
+    places: dict[Path, Place] = {}
+    for place in (*said.places, *kept):
+        if os.path.exists(place.path):
+            places.setdefault(place.path, place)
     return Application(
-        row.name, root, tuple(reversed(places.values())), said.entries, frozenset(said.others), tuple(said.troubles)
+        row.name, root, tuple(places.values()), said.entries, frozenset(said.others), tuple(said.troubles)
     )

@@ -57,6 +57,10 @@ class Place(NamedTuple):
     kind: Kind | None
 
 
+Keeps = Mapping[Kind | None, tuple[str, ...]]
+"""The folders of an application by what it keeps in them, relative to its root."""
+
+
 class Entry(NamedTuple):
     """What an application says of one file or folder."""
 

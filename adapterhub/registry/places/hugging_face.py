@@ -10,7 +10,7 @@ import re
 
 from adapterhub.registry.places.found import NOTHING, Told
 
-NAME = "huggingface"
+NAME, REPOSITORY = "huggingface", "repository"
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/([^/]+)(?:/|\Z)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def snapshot(folder: str) -> Told:
     """The repository and the revision that a folder of a cache belongs to."""
     if "/models--" in folder and (found := _SNAPSHOT.search(folder)):
-        return {"repository": found[1].replace("--", "/"), "revision": found[2]}
+        return {REPOSITORY: found[1].replace("--", "/"), "revision": found[2]}
     return NOTHING
 
 

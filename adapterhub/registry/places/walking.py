@@ -32,6 +32,12 @@ class _Context(NamedTuple):
         entry = self.application.entries.get(path) if self.application else None
         return self._replace(hint=entry.kind, told={**self.told, **entry.told}) if entry else self
 
+    def of(self, file: str) -> _Context:
+        """What is known of a file in this folder: of a link into a cache, also what its blob is called after."""
+        context = self.at(file)
+        blob = hugging_face.blob(file) if hugging_face.REPOSITORY in context.told else NOTHING
+        return context._replace(told={**context.told, **blob}) if blob else context
+
     def inside(self, folder: str) -> _Context:
         """What is known of what lies in `folder`, a folder of this one."""
         context = self.at(folder)
@@ -82,13 +88,13 @@ class _Walk:
     def things(self) -> Iterator[Found | Trouble]:
         yield from self.troubles
         for path, context in self.beginnings.items():
-            yield from self._tree(path, context) if os.path.isdir(path) else self._alone(path, context.at(path))
+            yield from self._tree(path, context) if os.path.isdir(path) else self._alone(path, context)
         while self.linked_folders:
             task = self.linked_folders.popleft()
             if self._enters(task.path):
                 yield from self._tree(*task)
         for task in self.linked_files:
-            thing = self._found(task.path, (on_disk(task.path),), task.context)
+            thing = _thing(task.path, (task.path,), task.context)
             if isinstance(thing, Trouble) or not self._met_under_its_own_name(task.path):
                 yield thing
 
@@ -134,39 +140,30 @@ class _Walk:
                 yield task
 
     def _files(self, listing: Listing, context: _Context, apart: Whole | None) -> Iterator[Found | Trouble]:
-        taken: set[str] = set()
+        joined = names.shards(listing.models, listing.indexes)
+        taken = {name for parts in joined.values() for name in parts}
         if apart:
             taken.update(apart.files)
-            yield self._found(listing.path, map(on_disk, map(listing.at, apart.files)), context)
-        for index, parts in names.shards(listing.models, listing.indexes).items():
-            taken.update(parts)
-            here = context.at(listing.at(index))
-            yield self._found(listing.at(index), map(on_disk, map(listing.at, (index, *parts))), here)
+            yield _thing(listing.path, map(listing.at, apart.files), context)
         pictures = names.without_previews(listing.pictures, listing.models) if context.pictures else ()
-        for name in (*listing.models, *pictures):
+        for name in (*listing.indexes, *listing.models, *pictures):
             path = listing.at(name)
-            if name not in taken and path not in self.beginnings and not _left_alone(path, context):
-                yield from self._file(path, context.at(path), linked=name in listing.linked)
-
-    def _file(self, path: str, context: _Context, *, linked: bool) -> Iterator[Found | Trouble]:
-        if linked:
-            context = context._replace(told={**context.told, **hugging_face.blob(path)})
-            if names.MODEL.fullmatch(name := os.path.basename(os.path.realpath(path))) or names.PICTURE.fullmatch(name):
-                self.linked_files.append(_Task(path, context))
-                return
-        yield self._found(path, (on_disk(path),), context)
+            if name in taken or path in self.beginnings or _left_alone(path, context):
+                continue
+            if name in listing.linked and _may_be_met(path):
+                self.linked_files.append(_Task(path, context.of(path)))
+            else:
+                yield _thing(path, (path, *map(listing.at, joined.get(name, ()))), context.of(path))
 
     def _alone(self, path: str, context: _Context) -> Iterator[Found | Trouble]:
         """A file that was given as such, with the shards that it joins."""
-        parts: list[str] = []
-        if names.is_index(os.path.basename(path)):
-            try:
-                folder = Listing(os.path.dirname(path))
-            except OSError as error:
-                yield trouble(path, error)
-                return
-            parts = [folder.at(name) for name in names.shards(folder.models, [os.path.basename(path)]).popitem()[1]]
-        yield self._found(path, map(on_disk, (path, *parts)), context)
+        folder, name = os.path.split(path)
+        try:
+            parts = names.shards(Listing(folder).models, [name])[name] if names.is_index(name) else []
+        except (OSError, ValueError) as error:
+            yield trouble(path, error)
+        else:
+            yield _thing(path, (path, *(os.path.join(folder, part) for part in parts)), context.of(path))
 
     def _met_under_its_own_name(self, link: str) -> bool:
         folder, name = os.path.split(os.path.realpath(link))
@@ -175,14 +172,21 @@ class _Walk:
             return False
         return names.MODEL.fullmatch(name) is not None or self.visited[identity]
 
-    def _found(self, path: str, files: Iterable[OnDisk | Trouble], context: _Context) -> Found | Trouble:
-        """What lies at `path`; the first trouble with one of its files instead, if there is any."""
-        there: list[OnDisk] = []
-        for file in files:
-            if isinstance(file, Trouble):
-                return file
-            there.append(file)
-        return Found(Path(path), tuple(there), context.name, context.hint, context.told)
+
+def _thing(path: str, files: Iterable[str], context: _Context) -> Found | Trouble:
+    """What lies at `path`; the first trouble with one of its `files` instead, if there is any."""
+    there: list[OnDisk] = []
+    for file in map(on_disk, files):
+        if isinstance(file, Trouble):
+            return file
+        there.append(file)
+    return Found(Path(path), tuple(there), context.name, context.hint, context.told)
+
+
+def _may_be_met(link: str) -> bool:
+    """Whether what a link leads to is called like something that is found under its own name."""
+    name = os.path.basename(os.path.realpath(link))
+    return names.MODEL.fullmatch(name) is not None or names.PICTURE.fullmatch(name) is not None
 
 
 def _left_alone(path: str, context: _Context) -> bool:

@@ -55,8 +55,8 @@ def _places(path: Path) -> list[Path]:
 def _matters(change: Change, path: str) -> bool:
     from watchfiles import Change
 
-    folder, name = os.path.split(path)
-    if any(names.skipped(str(above)) for above in (Path(path), *Path(folder).parents, Path(folder))):
+    name = os.path.basename(path)
+    if any(names.skipped(str(above)) for above in (Path(path), *Path(path).parents)):
         return False
     if change == Change.deleted:
         return not name.startswith(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading
 
 FILE = "extra_model_paths.yaml"
@@ -23,7 +23,7 @@ KINDS = {
 """What ComfyUI calls the kinds that adapterhub knows; it has dozens more."""
 
 
-def settings(root: Path, keeps: object) -> Settings:
+def settings(root: Path, keeps: Keeps) -> Settings:
     """The folders that its YAML adds, those of a default section first."""
     said = Settings()
     sections = [section for section in reading.yaml(root / FILE, said).values() if isinstance(section, dict)]

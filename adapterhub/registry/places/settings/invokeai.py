@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 from adapterhub.adapter import Kind
 from adapterhub.files import strict_json
 from adapterhub.files.beside import leaves
-from adapterhub.registry.places.found import Entry, Place, Settings, Told, Trouble
+from adapterhub.registry.places.found import Entry, Keeps, Place, Settings, Told, Trouble
 from adapterhub.registry.places.settings import reading
 
 FILE, DATABASE = "invokeai.yaml", "invokeai.db"
@@ -37,7 +37,7 @@ _STEPS, _CALLS = 100_000, 200
 """A statement may take so many steps of SQLite's machine: seconds, where a view could make it run for ever."""
 
 
-def settings(root: Path, keeps: object) -> Settings:
+def settings(root: Path, keeps: Keeps) -> Settings:
     """The folder of models, what the database tells of each model, and the models that lie elsewhere."""
     said = Settings()
     config = reading.yaml(root / FILE, said)
@@ -92,18 +92,28 @@ def _records(path: Path, said: Settings) -> Iterator[Mapping[str, Any]]:
     """The records of the database at `path`, opened to be read only."""
     if not os.path.isfile(path):
         return
+    broken = 0
     try:
         for text in _rows(path):
-            record = strict_json.loads(text) if isinstance(text, str) else None
-            if isinstance(record, dict):
+            if record := _record(text):
                 yield record
             else:
-                said.troubles.append(Trouble(path, "a record of the database is no object"))
-    except (sqlite3.Error, ValueError, RecursionError, OSError) as error:
+                broken += 1
+    except (sqlite3.Error, ValueError, OSError) as error:
         said.troubles.append(Trouble(path, f"the database cannot be read: {str(error)[:200]}"))
+    if broken:
+        said.troubles.append(Trouble(path, f"{broken} records of the database are no JSON objects"))
 
 
-def _rows(path: Path) -> Iterator[object]:
+def _record(text: str | None) -> Mapping[str, Any] | None:
+    try:
+        record = strict_json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _rows(path: Path) -> Iterator[str | None]:
     left = IN_ALL
     with closing(sqlite3.connect(_address(path), uri=True, timeout=1)) as connection:
         for (text,) in _selected(connection):
@@ -112,13 +122,12 @@ def _rows(path: Path) -> Iterator[object]:
             yield text
 
 
-def _selected(connection: sqlite3.Connection) -> Iterable[tuple[Any]]:
+def _selected(connection: sqlite3.Connection) -> Iterable[tuple[str | None]]:
     """The texts of all records, None for what is no text or too long."""
     calls = iter(range(_CALLS))
     connection.set_progress_handler(lambda: next(calls, None) is None, _STEPS)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 4 * CHARACTERS)
     connection.text_factory = lambda text: text.decode("utf-8", "replace")
-    connection.execute("PRAGMA trusted_schema = OFF")
     if (table := _table(connection)) is None:
         return []
     text = f"CASE WHEN typeof(config) = 'text' AND length(config) <= {CHARACTERS} THEN config END"

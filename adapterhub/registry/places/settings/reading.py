@@ -43,10 +43,12 @@ def json(path: Path, settings: Settings) -> Mapping[str, Any]:
 
 def yaml(path: Path, settings: Settings) -> Mapping[str, Any]:
     """The YAML mapping at `path`, in the same way: texts, lists and mappings, whatever its tags ask for."""
+    if not (content := text(path, settings)):
+        return {}
     from adapterhub.registry.places.settings.plain_yaml import loads
 
     try:
-        document = loads(text(path, settings), path)
+        document = loads(content, path)
     except MalformedFile as error:
         settings.troubles.append(_trouble(path, error))
         return {}

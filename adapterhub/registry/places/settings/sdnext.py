@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading, webui
 
 FILE = "config.json"
@@ -24,7 +24,7 @@ FOLDERS = {
 _MODELS = "models_dir"
 
 
-def settings(root: Path, keeps: webui.Keeps) -> Settings:
+def settings(root: Path, keeps: Keeps) -> Settings:
     """The folders of its arguments, then those of its configuration."""
     said = webui.settings(root, keeps)
     config = reading.json(root / FILE, said)

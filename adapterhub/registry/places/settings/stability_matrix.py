@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading
-from adapterhub.registry.places.settings.webui import Keeps
 
 _FILES = ("settings.json", "Data/settings.json")
 _ABOVE = "Models/"

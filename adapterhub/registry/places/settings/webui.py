@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from adapterhub.adapter import Kind
-from adapterhub.registry.places.found import Place, Settings
+from adapterhub.registry.places.found import Keeps, Place, Settings
 from adapterhub.registry.places.settings import reading
 
 FILES = ("webui-user.sh", "webui-user.bat")
@@ -28,10 +28,8 @@ FOLDERS = {
 }
 ROOTS = {"--data-dir": "", "--forge-ref-a1111-home": "", "--models-dir": "models/", "--model-ref": "models/"}
 """Arguments that name a folder like the application's own, and which part of its own that stands for."""
-_LINE = re.compile(r"^\s*(?:@?\s*set|export)?\s*\"?COMMANDLINE_ARGS=(.*)$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"(?:@?set\s+|export\s+)?\"?COMMANDLINE_ARGS=(.*)", re.IGNORECASE)
 _ARGUMENT = re.compile(r"(--[a-z0-9-]+)=(.+)", re.DOTALL)
-
-Keeps = Mapping[Kind | None, tuple[str, ...]]
 
 
 def settings(root: Path, keeps: Keeps) -> Settings:
@@ -56,9 +54,9 @@ def below(flag: str, path: Path, keeps: Keeps) -> Iterator[Place]:
 
 def _arguments(text: str, *, windows: bool) -> Iterator[tuple[str, str]]:
     """Each argument with its value, of all lines that set COMMANDLINE_ARGS and are no comment."""
-    for line in _LINE.findall(text):
+    for line in filter(None, (_LINE.match(line.strip()) for line in text.splitlines())):
         flag = ""
-        for word in _words(line.replace("\\", "/") if windows else line):
+        for word in _words(line[1].replace("\\", "/") if windows else line[1]):
             if found := _ARGUMENT.fullmatch(word):
                 yield found[1], found[2]
             elif flag:
