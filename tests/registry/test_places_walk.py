@@ -64,7 +64,12 @@ class TestPictures:
             "textual_inversion/c.webp",
         ]
 
-    def test_one_that_shows_a_model_does_not(self, tmp_path):
+    def test_beside_models_they_count_too_but_for_previews(self, tmp_path):
+        plant(tmp_path, "a/a.pt", "a/A.PNG", "a/b.preview.png", "a/c.png", "pictures/d.png")
+        assert names(found(tmp_path), tmp_path) == ["a/a.pt", "a/A.PNG", "a/c.png"]
+
+    def test_in_an_application_one_that_shows_a_model_does_not(self, tmp_path):
+        plant(tmp_path, "models/Stable-diffusion/x", "modules/a", "webui.py")
         plant(tmp_path, "embeddings/a.pt", "embeddings/A.PNG", "embeddings/b.preview.png", "embeddings/c.png")
         assert names(found(tmp_path), tmp_path) == ["embeddings/a.pt", "embeddings/c.png"]
 

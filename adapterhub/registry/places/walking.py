@@ -145,8 +145,7 @@ class _Walk:
         if apart:
             taken.update(apart.files)
             yield _thing(listing.path, map(listing.at, apart.files), context)
-        pictures = names.without_previews(listing.pictures, listing.models) if context.pictures else ()
-        for name in (*listing.indexes, *listing.models, *pictures):
+        for name in (*listing.indexes, *listing.models, *_pictures(listing, context)):
             path = listing.at(name)
             if name in taken or path in self.beginnings or _left_alone(path, context):
                 continue
@@ -191,6 +190,15 @@ def _may_be_met(link: str) -> bool:
 
 def _left_alone(path: str, context: _Context) -> bool:
     return context.application is not None and path in context.application.others
+
+
+def _pictures(listing: Listing, context: _Context) -> Iterable[str]:
+    """The pictures that may be embeddings: where an application keeps these, all but previews; in other folders those beside
+    models too, for an embedding may lie there as a picture and as a file.
+    """
+    if context.application is None and (listing.models or context.pictures):
+        return listing.pictures
+    return names.without_previews(listing.pictures, listing.models) if context.pictures else ()
 
 
 def _identity(path: str) -> _Identity | None:
