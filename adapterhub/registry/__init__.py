@@ -1,0 +1,1 @@
+"""The registry: an index of a person's adapters and models, and what is said about them."""
