@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import NotFound, UsageError
 from adapterhub.registry import storing
 from adapterhub.registry.database import transaction, writing
+from adapterhub.registry.facts import settled
 from adapterhub.registry.reference import resolve
 from adapterhub.registry.show import shown
 
@@ -22,18 +23,15 @@ STARS = range(6)
 
 
 def tag(ref: str, *tags: str, remove: Sequence[str] = (), db: Path | str | None = None) -> Record:
-    """Gives the record `tags`, and takes those in `remove` away, whoever said them."""
+    """Gives the record `tags`, and takes those in `remove` away, whoever said them: from then on its tags are the user's."""
     given, taken = [_label(one) for one in tags], [_label(one) for one in remove]
 
     def change(connection: sqlite3.Connection, record: int) -> None:
-        before = storing.of_user(connection, record)
-        own = _without(before.get("tags", []), taken) + given
-        hidden = _without(before.get("tags_removed", []), given) + taken
-        there = {value.casefold() for (value,) in connection.execute(
-            "SELECT value FROM traits WHERE record_id = ? AND trait = 'tag'", (record,))}  # fmt: skip
-        if missing := [one for one in taken if one.casefold() not in there]:
+        there = settled(storing.facts_of(connection, record)).get("tags")
+        before = list(there.value) if there is not None and isinstance(there.value, tuple) else []
+        if missing := [one for one in taken if one.casefold() not in map(str.casefold, before)]:
             raise NotFound(f"{ref} has no tag {missing[0]!r}", mend=f"adapterhub show {ref} lists its tags.")
-        _say(connection, record, tags=_distinct(own), tags_removed=_distinct(hidden))
+        _say(connection, record, tags=_distinct(_without(before, taken) + given))
 
     return _changed(ref, change, db)
 
@@ -55,7 +53,7 @@ def alias(ref: str, *names: str, remove: Sequence[str] = (), db: Path | str | No
     given, taken = [_label(one) for one in names], [_label(one) for one in remove]
 
     def change(connection: sqlite3.Connection, record: int) -> None:
-        before = storing.of_user(connection, record).get("aliases", [])
+        before = list(storing.of_user(connection, record).get("aliases", ()))
         if missing := [one for one in taken if one.casefold() not in map(str.casefold, before)]:
             raise NotFound(f"{ref} is not called {missing[0]!r}", mend=f"adapterhub show {ref} lists its aliases.")
         _say(connection, record, aliases=_distinct(_without(before, taken) + given))
@@ -86,7 +84,7 @@ def _changed(ref: str, change: Callable[[sqlite3.Connection, int], None], db: Pa
 
 def _say(connection: sqlite3.Connection, record: int, **facts: Any) -> None:
     for name, value in facts.items():
-        if value:
+        if value or name == "tags":  # no tags at all are said, too
             connection.execute("INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, 'user', ?, ?)",
                                (record, name, json.dumps(value)))  # fmt: skip
         else:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MachineFailure, RefusedInput, UsageError
-from adapterhub.registry.places import Found
+from adapterhub.files import Problem
+from adapterhub.registry.facts import Fact, Listing, of_application, of_header
+from adapterhub.registry.facts import read as sidecars
+from adapterhub.registry.places import Found, OnDisk
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection
@@ -23,7 +26,6 @@ DETAILS = ("evidence", "algorithms", "components", "ranks", "alphas", "dtypes", 
 """Those that stand in `details`."""
 LONGEST = 64 << 10
 """Characters of a metadata field that are kept; the file has the rest."""
-PASSED_OVER = ("not-a-model", "no-embedding")
 _PICTURES = (".png", ".webp")
 
 
@@ -33,6 +35,10 @@ class Task:
 
     found: Found
     known: bool
+    beside: tuple[OnDisk, ...] = ()
+    """Its side-cars and previews."""
+    only_beside: bool = False
+    """Whether it is as it was, and only what lies beside it changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,9 @@ class Identified:
     columns: Mapping[str, Any]
     metadata: str = "{}"
     traits: tuple[tuple[str, str], ...] = ()
-    facts: tuple[tuple[str, str, Any], ...] = ()
-    """(origin, field, value)"""
+    facts: tuple[Fact, ...] = ()
+    odd: tuple[Problem, ...] = ()
+    """What is wrong with side-cars."""
     passed: bool = False
     failed: str | None = None
     """Why it could not be read; it is tried again next time."""
@@ -51,7 +58,18 @@ class Identified:
 
 def looked_at(tasks: Sequence[Task]) -> list[tuple[Task, Identified]]:
     """What a process does."""
-    return [(task, identify(task.found.path)) for task in tasks]
+    return [(task, _looked_at(task)) for task in tasks]
+
+
+def _looked_at(task: Task) -> Identified:
+    """Identified, with what the application and the side-cars say."""
+    found = Identified({}) if task.only_beside else identify(task.found.path)
+    if found.passed or found.failed:
+        return found
+    listing = Listing(task.found.path.parent, [task.found.path.name, *(file.path.name for file in task.beside)])
+    said = sidecars(task.found.path, listing)
+    facts = [*said.facts, *of_application(task.found.told)]
+    return replace(found, facts=(*found.facts, *facts), odd=said.problems)
 
 
 def identify(path: Path) -> Identified:
@@ -83,7 +101,7 @@ def _identified(found: Inspection) -> Identified:
     ranks = [int(rank) for rank in found.ranks if rank.isdigit()]
     columns |= {"kind": str(found.kind), "rank": max(ranks, default=None), "details": details}
     kept = {name: _cut(text) for name, text in found.metadata.items()}
-    return Identified(columns, json.dumps(kept), tuple(_traits(found)))
+    return Identified(columns, json.dumps(kept), tuple(_traits(found)), tuple(of_header(found.metadata)))
 
 
 def _cut(text: str) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.documents import Indexing, Trouble
-from adapterhub.errors import UsageError
+from adapterhub.errors import AdapterhubError, UsageError
 from adapterhub.registry import hashing, moving, storing
 from adapterhub.registry.database import default_path, place, restored, stored, transaction, writing
+from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
-from adapterhub.registry.places import Found, OnDisk, walk
+from adapterhub.registry.places import Found, OnDisk, on_disk, walk
 from adapterhub.registry.places import Trouble as Obstacle
 from adapterhub.registry.workers import carried_out, in_batches
 
@@ -50,6 +51,26 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
         )  # fmt: skip
 
 
+class Companions:
+    """What lies beside files, by the listing of the folder that is walked."""
+
+    def __init__(self) -> None:
+        self._listing: Listing | None = None
+
+    def of(self, found: Found) -> tuple[OnDisk, ...]:
+        """The side-cars and previews of a single file, as they are on the disk."""
+        if len(found.files) != 1:
+            return ()
+        folder = found.path.parent
+        try:
+            if self._listing is None or self._listing.folder != folder:
+                self._listing = Listing(folder)
+        except AdapterhubError:  # its side-cars cannot be seen, and the walk tells of folders that cannot be read
+            return ()
+        there = (on_disk(str(path)) for path in self._listing.beside(found.path.name))
+        return tuple(file for file in there if isinstance(file, OnDisk))
+
+
 @dataclass
 class Run:
     """One walk, and what came of it."""
@@ -64,6 +85,7 @@ class Run:
     )
     applications: set[str] = field(default_factory=set)
     troubles: list[Trouble] = field(default_factory=list)
+    beside: Companions = field(default_factory=Companions)
 
     def roots(self) -> list[Path]:
         """What was indexed before. UsageError where nothing was."""
@@ -120,15 +142,16 @@ class Run:
             if passed.get(key) == _signature(found.files):
                 continue
             self.count("found")
+            beside = self.beside.of(found)
             record = known.get(key)
             if record is not None:
                 seen.append((record.id,))
             if record is None or record.files != _signature(found.files):
                 self.count("new" if record is None else "changed")
-                yield Task(found, known=record is not None)
-            elif record.missing:
+                yield Task(found, known=record is not None, beside=beside)
+            elif record.missing or record.beside != _signature(beside):
                 self.count("changed")
-                yield Task(found, known=True)
+                yield Task(found, known=True, beside=beside, only_beside=True)
             else:
                 self.count("unchanged")
         self.connection.executemany("INSERT OR IGNORE INTO seen VALUES (?)", seen)
@@ -143,7 +166,8 @@ class Run:
         if found.failed is not None:
             self.troubles.append(Trouble(path=str(task.found.path), message=found.failed))
             return
-        record = self._record(task, found)
+        record = self._beside(task, found) if task.only_beside else self._record(task, found)
+        storing.put_facts(self.connection, record, found.facts, found.odd, header=not task.only_beside)
         storing.settle(self.connection, record)
         self.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (record,))
 
@@ -154,12 +178,21 @@ class Run:
             **found.columns, "path": stored(seen.path), "folder": stored(seen.path.parent), "application": seen.application,
             "name": storing.clean(_name(seen)), "size": sum(file.size for file in seen.files),
             "modified": storing.moment(newest)})  # fmt: skip
-        storing.put_files(self.connection, record, [(file.path, "content", file[1:]) for file in seen.files])
+        storing.put_files(
+            self.connection, record, [*((file.path, "content", file[1:]) for file in seen.files), *_roles(task.beside)]
+        )
         storing.put_metadata(self.connection, record, found.metadata)
         storing.put_traits(self.connection, record, found.traits)
-        storing.put_facts(self.connection, record, found.facts)
         self.count("refused", found.columns.get("refused") is not None)
         return record
+
+    def _beside(self, task: Task, found: Identified) -> int:
+        """Of a record that is as it was: what lies beside it."""
+        key = stored(task.found.path)
+        (record,) = self.connection.execute("SELECT id FROM records WHERE path = ?", (key,)).fetchone()
+        self.connection.execute("UPDATE records SET missing = NULL WHERE id = ?", (record,))
+        storing.replace_files(self.connection, record, _roles(task.beside))
+        return int(record)
 
     def _pass_over(self, found: Found) -> None:
         (file,) = found.files
@@ -212,6 +245,12 @@ def _signature(files: Iterable[OnDisk]) -> frozenset[Signature]:
     return frozenset(
         (stored(file.path), storing.signed(file.inode), file.size, storing.signed(file.mtime_ns)) for file in files
     )
+
+
+def _roles(beside: Iterable[OnDisk]) -> list[tuple[Path, str, tuple[int, int, int, int]]]:
+    return [
+        (file.path, "preview" if file.path.name.lower().endswith(PREVIEWS) else "sidecar", file[1:]) for file in beside
+    ]
 
 
 def _name(found: Found) -> str:

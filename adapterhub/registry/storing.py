@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adapterhub.files import Problem
 from adapterhub.registry.database import stored
+from adapterhub.registry.facts import OF_HEADER, Fact, Value, rank, settled
 from adapterhub.registry.migrations import SEARCHED
-from adapterhub.registry.said import Fact, said_of
 
 _RECORD = ("path", "folder", "name", "application", "kind", "container", "layout", "architecture", "variant", "rank",
            "tensors", "parameters", "size", "modified", "refused", "reason", "details")  # fmt: skip
 _DERIVED = ("word", "tag", "alias")
 """The traits that follow from facts; the others follow from the file."""
+ODD = "side-cars"
+"""The origin of what is wrong with side-cars."""
 
 
 def now() -> str:
@@ -51,9 +54,23 @@ def put_record(connection: sqlite3.Connection, columns: Mapping[str, Any]) -> in
     return int(row[0])
 
 
-def put_files(connection: sqlite3.Connection, record: int, files: Iterable[tuple[Path, str, Sequence[int]]]) -> None:
-    """Replaces the files of a record, each (path, role, (device, inode, size, mtime_ns))."""
+OfFile = tuple[Path, str, Sequence[int]]
+"""path, role, (device, inode, size, mtime_ns)"""
+
+
+def replace_files(connection: sqlite3.Connection, record: int, beside: Iterable[OfFile]) -> None:
+    """Replaces what lies beside a record."""
+    connection.execute("DELETE FROM files WHERE record_id = ? AND role <> 'content'", (record,))
+    _insert_files(connection, record, beside)
+
+
+def put_files(connection: sqlite3.Connection, record: int, files: Iterable[OfFile]) -> None:
+    """Replaces the files of a record."""
     connection.execute("DELETE FROM files WHERE record_id = ?", (record,))
+    _insert_files(connection, record, files)
+
+
+def _insert_files(connection: sqlite3.Connection, record: int, files: Iterable[OfFile]) -> None:
     connection.executemany(
         "INSERT OR IGNORE INTO files (record_id, path, role, device, inode, size, mtime_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(record, stored(path), role, *map(signed, stat)) for path, role, stat in files],
@@ -79,40 +96,64 @@ def put_traits(connection: sqlite3.Connection, record: int, traits: Iterable[tup
     )
 
 
-def put_facts(connection: sqlite3.Connection, record: int, facts: Iterable[tuple[str, str, Any]]) -> None:
-    """Replaces what others than the user say of a record, each (origin, field, value)."""
-    connection.execute("DELETE FROM facts WHERE record_id = ? AND origin <> 'user'", (record,))
-    connection.executemany(
-        "INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, ?, ?, ?)",
-        [(record, origin, name, json.dumps(value)) for origin, name, value in facts],
+def put_facts(
+    connection: sqlite3.Connection, record: int, facts: Iterable[Fact], odd: Iterable[Problem], *, header: bool = True
+) -> None:
+    """Replaces what others than the user say of a record, and what is `odd` about how they say it; without `header` what its
+    header says stays.
+    """
+    kept = ("user", *(() if header else OF_HEADER))
+    connection.execute(
+        f"DELETE FROM facts WHERE record_id = ? AND origin NOT IN ({', '.join('?' * len(kept))})", (record, *kept)
     )
+    rows = [(record, fact.origin, fact.field, json.dumps(fact.value)) for fact in facts]
+    if complaints := [f"{problem.code}: {problem.where}: {problem.message}" for problem in odd]:
+        rows.append((record, ODD, "problems", json.dumps(complaints)))
+    connection.executemany("INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, ?, ?, ?)", rows)
 
 
 def of_user(connection: sqlite3.Connection, record: int) -> dict[str, Any]:
     """What the user says of a record, by field."""
-    rows = connection.execute("SELECT field, value FROM facts WHERE record_id = ? AND origin = 'user'", (record,))
-    return {name: json.loads(value) for name, value in rows}
+    return {fact.field: fact.value for fact in facts_of(connection, record) if fact.origin == "user"}
 
 
 def facts_of(connection: sqlite3.Connection, record: int) -> list[Fact]:
     """Everything that is said about a record."""
     rows = connection.execute("SELECT field, value, origin FROM facts WHERE record_id = ?", (record,))
-    return [Fact(name, json.loads(value), origin) for name, value, origin in rows]
+    return [Fact(name, _value(json.loads(value)), origin) for name, value, origin in rows]
+
+
+def _value(value: Any) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def told_by(connection: sqlite3.Connection, record: int) -> dict[str, list[dict[str, Any]]]:
+    """What is said about a record by field, each with who says so, who is believed most first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for fact in sorted(facts_of(connection, record), key=lambda fact: (fact.field, rank(fact))):
+        value = list(fact.value) if isinstance(fact.value, tuple) else fact.value
+        found.setdefault(fact.field, []).append({"value": value, "origin": fact.origin})
+    return found
 
 
 def settle(connection: sqlite3.Connection, record: int) -> None:
     """Makes the traits and the text anew that follow from the facts about a record."""
     name, tokens = _name_and_tokens(connection, record)
-    said = said_of(facts_of(connection, record))
-    derived = {"word": said["words"], "tag": said["tags"], "alias": said["aliases"]}
+    known = settled(facts_of(connection, record))
+    said = {
+        field: list(one.value) if isinstance(one.value, tuple) else [str(one.value)] for field, one in known.items()
+    }
+    derived = {"word": said.get("words", []), "tag": said.get("tags", []),
+               "alias": [*said.get("aliases", []), *said.get("alias", [])]}  # fmt: skip
     connection.execute(f"DELETE FROM traits WHERE record_id = ? AND trait IN {_DERIVED}", (record,))
     connection.executemany(
         "INSERT OR IGNORE INTO traits (trait, value, record_id) VALUES (?, ?, ?)",
         [(trait, clean(value), record) for trait, values in derived.items() for value in values],
     )
     text = {
-        "name": [name, *said["title"], *said["aliases"]], "words": [*tokens, *said["words"]], "tags": said["tags"],
-        "notes": said["notes"], "description": said["description"], "training": said["training_tags"],
+        "name": [name, *said.get("title", []), *derived["alias"]], "words": [*tokens, *derived["word"]], "tags": derived["tag"],
+        "notes": said.get("notes", []), "training": said.get("training_tags", []),
+        "description": [*said.get("description", []), *said.get("version_description", [])],
     }  # fmt: skip
     changes = ", ".join(f"{column} = excluded.{column}" for column in SEARCHED)
     connection.execute(
@@ -126,10 +167,3 @@ def _name_and_tokens(connection: sqlite3.Connection, record: int) -> tuple[str, 
     (name,) = connection.execute("SELECT name FROM records WHERE id = ?", (record,)).fetchone()
     tokens = connection.execute("SELECT value FROM traits WHERE record_id = ? AND trait = 'token'", (record,))
     return name, [value for (value,) in tokens]
-
-
-def told_by(connection: sqlite3.Connection, record: int) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for fact in facts_of(connection, record):
-        found.setdefault(fact.field, []).append({"value": fact.value, "origin": fact.origin})
-    return found

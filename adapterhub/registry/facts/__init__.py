@@ -4,16 +4,19 @@
 `disagreements` and `contradictions` tell what is wrong, and `export` writes a side-car. Nothing here knows the database.
 """
 
+from adapterhub.registry.facts.application import of_application
 from adapterhub.registry.facts.export import Change, Export, export
 from adapterhub.registry.facts.fact import FIELDS, Fact, Sort, Value, WrongType, make
 from adapterhub.registry.facts.families import FAMILIES
 from adapterhub.registry.facts.header import of_header
 from adapterhub.registry.facts.precedence import (
+    OF_HEADER,
     ORIGINS,
     Disagreement,
     Settled,
     contradictions,
     disagreements,
+    rank,
     settled,
 )
 from adapterhub.registry.facts.sidecars import PREVIEWS, Beside, Listing, Sidecars, read
@@ -21,6 +24,7 @@ from adapterhub.registry.facts.sidecars import PREVIEWS, Beside, Listing, Sideca
 __all__ = [
     "FAMILIES",
     "FIELDS",
+    "OF_HEADER",
     "ORIGINS",
     "PREVIEWS",
     "Beside",
@@ -38,7 +42,9 @@ __all__ = [
     "disagreements",
     "export",
     "make",
+    "of_application",
     "of_header",
+    "rank",
     "read",
     "settled",
 ]

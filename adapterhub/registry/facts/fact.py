@@ -51,6 +51,8 @@ FIELDS: Mapping[str, Sort] = {
     "author": Sort.LINE,
     "licence": Sort.LINE,
     "source": Sort.LINE,  # an address
+    "repository": Sort.LINE,  # on the Hugging Face Hub
+    "revision": Sort.LINE,
     "nsfw": Sort.FLAG,
     "civitai_model": Sort.COUNT,
     "civitai_version": Sort.COUNT,

@@ -12,9 +12,12 @@ from adapterhub.registry.facts.fact import Fact, Value, distinct
 ORIGINS = (
     "user",  # edited in the registry
     "a1111", "lora-manager", "stability-matrix", "civitai", "text",  # side-cars
+    "invokeai", "huggingface",  # applications
     "modelspec", "additional-networks", "kohya", "ai-toolkit", "diffusers",  # the header
     "guess",
 )  # fmt: skip
+OF_HEADER = ("modelspec", "additional-networks", "kohya", "ai-toolkit", "diffusers")
+"""Those of the file itself."""
 """Whom to believe, the first most. An origin that is not among these is believed least."""
 _COARSE = {"base_model": "a1111"}
 """Field and origin that knows only a few words for it: any other side-car is believed before, a header is not. A1111 has one
@@ -75,11 +78,12 @@ def _by_field(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
     for fact in facts:
         told[fact.field].append(fact)
     for several in told.values():
-        several.sort(key=_rank)
+        several.sort(key=rank)
     return told
 
 
-def _rank(fact: Fact) -> float:
+def rank(fact: Fact) -> float:
+    """The lower, the more the fact is believed."""
     if _COARSE.get(fact.field) == fact.origin:
         return _RANKS["text"] + 0.5
     return _RANKS.get(fact.origin, len(ORIGINS))

@@ -36,6 +36,9 @@ TEXTS = (".txt", ".description.txt")
 """A1111's descriptions, in its order (`modules/ui_extra_networks.py`)."""
 _MODELS = (".safetensors", ".sft", ".pt", ".pth", ".ckpt", ".bin", ".gguf")
 PREVIEW = "preview"
+SUFFIXES = (*(family.suffix for family in FAMILIES.values()), *TEXTS, *PREVIEWS)
+"""How the names of all that lies beside a model end, behind the model's own without its suffix."""
+_ENDINGS = tuple({Path(suffix).suffix for suffix in SUFFIXES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +69,29 @@ class Listing:
         self.folder = folder
         if names is None:
             with machine("list", folder):
-                names = [entry.name for entry in folder.iterdir()]
+                names = [entry.name for entry in folder.iterdir() if entry.name.lower().endswith(_ENDINGS)]
         self._names: dict[str, list[str]] = defaultdict(list)
-        self._models: set[str] = set()
         for name in sorted(names):
             self._names[name.casefold()].append(name)
-            if Path(name).suffix.lower() in _MODELS:
-                self._models.add(Path(name).stem)
+
+    def beside(self, model: str) -> list[Path]:
+        """All side-cars and previews of the file called `model`, not looked at yet."""
+        stem = Path(model).stem
+        start = stem.casefold()
+        found = (self.find(stem, suffix) for suffix in SUFFIXES if start + suffix in self._names)
+        return [path for path in found if path is not None and path.name != model]
 
     def find(self, stem: str, suffix: str) -> Path | None:
         """The file called `stem` and `suffix`, whatever its case; not one that goes with another model there."""
         found = [
             name for name in self._names.get((stem + suffix).casefold(), ())
-            if name.startswith(stem) or name[: len(name) - len(suffix)] not in self._models
+            if name.startswith(stem) or not self._is_model(name[: len(name) - len(suffix)])
         ]  # fmt: skip
         best = min(found, key=lambda name: (name != stem + suffix, not name.startswith(stem)), default=None)
         return None if best is None else self.folder / best
+
+    def _is_model(self, stem: str) -> bool:
+        return any((self.folder / (stem + suffix)).exists() for suffix in _MODELS)
 
 
 def read(path: Path, listing: Listing | None = None, limits: Limits = LIMITS) -> Sidecars:

@@ -8,8 +8,8 @@ for thing in walk([Path.home() / "ComfyUI"]):   # a Found for each file, or fold
 """
 
 from adapterhub.registry.places.applications import recognised
-from adapterhub.registry.places.found import Application, Entry, Found, OnDisk, Place, Settings, Trouble
+from adapterhub.registry.places.found import Application, Entry, Found, OnDisk, Place, Settings, Trouble, on_disk
 from adapterhub.registry.places.walking import walk
 from adapterhub.registry.places.watching import watch
 
-__all__ = ["Application", "Entry", "Found", "OnDisk", "Place", "Settings", "Trouble", "recognised", "walk", "watch"]
+__all__ = ["Application", "Entry", "Found", "OnDisk", "Place", "Settings", "Trouble", "on_disk", "recognised", "walk", "watch"]
