@@ -116,7 +116,7 @@ def line(text: str) -> str:
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a line is "", "None", "Unknown" or the like."""
+    """Whether a text is "", "None", "Unknown" or the like."""
     return text.casefold() in _NOTHING
 
 
@@ -142,7 +142,8 @@ def _line(field: str, value: Any) -> str | None:
 def _text(field: str, value: Any) -> str | None:
     if not isinstance(value, str):
         raise _wrong(Sort.TEXT, value)
-    return text_of_lines(value) or None
+    text = text_of_lines(value)
+    return None if says_nothing(text) else text
 
 
 def _list(field: str, value: Any) -> tuple[str, ...] | None:
