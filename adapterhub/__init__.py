@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.kin import duplicates, similar
     from adapterhub.registry.lineage import lineage
     from adapterhub.registry.recording import record
+    from adapterhub.registry.replay import replay
     from adapterhub.registry.show import show
 
     list = list_  # noqa: A001
@@ -67,6 +68,7 @@ __all__ = [
     "rate",
     "record",
     "remove",
+    "replay",
     "resize",
     "scale",
     "search",
@@ -101,6 +103,7 @@ _HOMES = {
     "alias": "adapterhub.registry.edit",
     "record": "adapterhub.registry.recording",
     "remove": "adapterhub.registry.edit",
+    "replay": "adapterhub.registry.replay",
     "duplicates": "adapterhub.registry.kin",
     "similar": "adapterhub.registry.kin",
     "lineage": "adapterhub.registry.lineage",

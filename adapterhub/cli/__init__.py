@@ -38,6 +38,7 @@ COMMANDS = {
     "duplicates": "Find what is there twice: files, adapters in other layouts, casts, relatives.",
     "similar": "Find what does nearly the same as a file.",
     "lineage": "Draw what a file was made of, and what was made of it.",
+    "replay": "Make a file again by its recipe, and compare.",
     "layouts": "List the layouts that are read and written.",
     "architectures": "List the model families that are known.",
     "demo": "Convert the fixtures of a source checkout and show the proofs.",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Member,
         Record,
         RecordFile,
+        Replay,
         Similar,
         Similarity,
         Step,
@@ -112,6 +113,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordFile",
+    "Replay",
     "Similar",
     "Similarity",
     "Source",
@@ -144,7 +146,7 @@ _HOMES = {
         ("listings", "ArchitectureInfo LayoutInfo"),
         (
             "record",
-            "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Similar Similarity Step Told Trouble",
+            "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
         ),
     )
     for name in names.split()
@@ -165,6 +167,7 @@ _PUBLIC = {
     "duplicates": "Duplicates",
     "similar": "Similar",
     "lineage": "Lineage",
+    "replay": "Replay",
 }
 
 

@@ -74,6 +74,9 @@ class Recipe(Document):
         default_factory=dict, description='what it was called with; of a path the number of the input, as {"input": 0}'
     )
     inputs: list[Ingredient] = Field(default_factory=list, description="what it was made of")
+    output: str = Field(
+        default="", description="what it was called, without its folder; a folder with a slash behind it"
+    )
 
 
 class Conversion(Document):

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from adapterhub.adapter import Kind
 from adapterhub.documents.base import Container, Document, PathText, Problem
+from adapterhub.documents.conversion import Recipe
 from adapterhub.documents.inspection import Part, Token
 
 
@@ -194,3 +195,16 @@ class Lineage(Document):
     of: str = Field(description="the key of the file that was asked for")
     nodes: list[Ancestor] = Field(description="every file that was met")
     steps: list[Step] = Field(description="what was made of what")
+
+
+class Replay(Document):
+    """A file that was made again: `adapterhub replay`."""
+
+    recipe: Recipe = Field(description="how it was made")
+    inputs: list[PathText] = Field(description="where its inputs lie now")
+    target: PathText | None = Field(
+        default=None, description="where it was made again; null where it was only compared"
+    )
+    wanted: str = Field(description="the sha256 that it had; of several files that of their list")
+    found: str = Field(description="the sha256 that it has now")
+    same: bool = Field(description="whether they are the same")

@@ -48,22 +48,24 @@ class Making:
     inputs: list[Path]
     checked: bool
     told: bool
+    output: str
     known: Recipe | None = field(default=None, init=False)
 
     def recipe(self) -> Recipe:
         """With digests of the inputs, so far as these are asked for or cost little."""
         if self.known is None:
-            found = [self._ingredient(path) for path in self.inputs]
-            self.known = Recipe(
-                command=self.command, version=version("adapterhub"), parameters=dict(self.parameters), inputs=found
-            )
+            self.known = self.of([self._ingredient(path) for path in self.inputs])
         return self.known
 
     def draft(self) -> Recipe:
         """The recipe at its final length, with zeros for the digests."""
-        found = [self._ingredient(path, draft=True) for path in self.inputs]
+        return self.of([self._ingredient(path, draft=True) for path in self.inputs])
+
+    def of(self, inputs: list[Ingredient], parameters: Mapping[str, Any] | None = None) -> Recipe:
+        """The recipe with these inputs and, if they say more than the arguments, these parameters."""
+        given = dict(self.parameters if parameters is None else parameters)
         return Recipe(
-            command=self.command, version=version("adapterhub"), parameters=dict(self.parameters), inputs=found
+            command=self.command, version=version("adapterhub"), parameters=given, inputs=inputs, output=self.output
         )
 
     def _ingredient(self, path: Path, *, draft: bool = False) -> Ingredient:
@@ -112,8 +114,7 @@ def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], 
         def call(*args: P.args, **kwargs: P.kwargs) -> Conversion:
             if _CURRENT.get() is not None:  # a command that calls another
                 return function(*args, **kwargs)
-            bound = signature.bind(*args, **kwargs)
-            making = _making(command, bound, signature, inputs)
+            making = _making(command, signature.bind(*args, **kwargs), signature, inputs)
             token = _CURRENT.set(making)
             try:
                 done = function(*args, **kwargs)
@@ -142,7 +143,13 @@ def _making(
         for name, value in given.items()
         if name not in _NOT_THE_RESULT
     }
-    return Making(command, parameters, paths, given.get("check", True), given.get("digests", True))
+    output = _output(str(bound.arguments["target"]))
+    return Making(command, parameters, paths, given.get("check", True), given.get("digests", True), output)
+
+
+def _output(target: str) -> str:
+    """The name of what is written, with a slash for a folder."""
+    return named(Path(target)) + ("/" if target.endswith("/") or Path(target).is_dir() else "")
 
 
 def _told(value: Any, paths: list[Path] | None) -> Any:
@@ -157,10 +164,15 @@ def _told(value: Any, paths: list[Path] | None) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def tell(recipe: Recipe) -> None:
-    """Says what the recipe of the running command is, where that says more than its arguments."""
-    if (making := _CURRENT.get()) is not None:
-        making.known = recipe
+def tell(inputs: list[Ingredient], parameters: Mapping[str, Any] | None = None) -> Recipe | None:
+    """Says what the running command reads, where that is known already, and with what it can be repeated, where its arguments
+    do not say that. Gives its recipe; None where no command runs.
+    """
+    making = _CURRENT.get()
+    if making is None:
+        return None
+    making.known = making.of(inputs, parameters)
+    return making.known
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
         run.index([place(path) for path in paths] or run.roots())
         done = hashing.hash_all(connection, jobs) if hash else hashing.Hashing()
         with transaction(connection):
-            run.count("moved", moving.by_content(connection, run.began))
+            run.moved(moving.by_content(connection, run.began))
         return Indexing(
             db=str(default_path() if db is None else db), **run.counts, hashed=done.records, bytes=done.bytes,
             waiting=hashing.waiting(connection), applications=sorted(run.applications),
@@ -97,6 +97,12 @@ class Run:
     def count(self, what: str, many: int = 1) -> None:
         self.counts[what] += many
 
+    def moved(self, many: int) -> None:
+        """So many are neither new nor missing."""
+        self.count("moved", many)
+        self.count("new", -many)
+        self.counts["missing"] = max(0, self.counts["missing"] - many)
+
     def index(self, roots: Sequence[Path]) -> None:
         """Identifies what is new or changed under `roots`, and notes what is gone."""
         self._know(roots)
@@ -104,7 +110,7 @@ class Run:
         with transaction(self.connection):
             gone = moving.note_missing(self.connection, roots, [Path(one.path) for one in self.troubles])
             self.count("missing", gone)
-            self.count("moved", moving.by_inode(self.connection, self.began))
+            self.moved(moving.by_inode(self.connection, self.began))
 
     def take_in(self, roots: Sequence[Path]) -> None:
         """Identifies what is new or changed under `roots`."""

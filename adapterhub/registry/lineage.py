@@ -84,7 +84,8 @@ class _Walk:
     def downwards(self, key: str) -> Iterator[str]:
         rows = self.connection.execute(
             "SELECT recipes.*, parents.sha256 AS parent FROM parents JOIN recipes ON recipes.id = recipe_id "
-            "WHERE parents.sha256 = ? OR parents.fingerprint = ? ORDER BY recipes.id", (key, self.nodes[key].fingerprint),
+            "WHERE parents.sha256 = ? OR (parents.fingerprint = ? "
+            "AND NOT EXISTS (SELECT 1 FROM records WHERE records.sha256 = parents.sha256)) ORDER BY recipes.id", (key, self.nodes[key].fingerprint),
         ).fetchall()  # fmt: skip
         for row in rows:
             found = _by_sha256(self.connection, row["sha256"])
@@ -125,7 +126,7 @@ def put_recipe(
 ) -> None:
     """Keeps how the file with that sha256 was made; the first that is told of a file stays."""
     row = connection.execute(
-        "INSERT INTO recipes (sha256, name, command, version, parameters, path, recorded) VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "INSERT INTO recipes (sha256, name, command, version, parameters, output, path, recorded) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (sha256) DO UPDATE SET path = coalesce(recipes.path, excluded.path) RETURNING id",
         (
             digest,
@@ -133,6 +134,7 @@ def put_recipe(
             recipe.command,
             recipe.version,
             json.dumps(recipe.parameters),
+            recipe.output,
             path,
             storing.now(),
         ),

@@ -133,6 +133,7 @@ _FIRST = (
         command TEXT NOT NULL,
         version TEXT,                      -- of adapterhub, where it made the file
         parameters TEXT NOT NULL DEFAULT '{}',
+        output TEXT NOT NULL DEFAULT '',   -- what it was called; a folder with a slash behind it
         path,                              -- where it was written, where that is known
         recorded TEXT NOT NULL             -- UTC
     )

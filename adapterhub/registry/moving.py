@@ -38,7 +38,7 @@ def by_inode(connection: sqlite3.Connection, since: str) -> int:
         "SELECT DISTINCT old.id, new.id FROM records AS new JOIN files AS here ON here.record_id = new.id AND here.role = 'content' "
         "JOIN files AS there ON there.inode = here.inode AND there.device = here.device AND there.size = here.size "
         "AND there.mtime_ns = here.mtime_ns AND there.role = 'content' JOIN records AS old ON old.id = there.record_id "
-        "WHERE new.added >= ? AND new.missing IS NULL AND old.missing IS NOT NULL", (since,),
+        "WHERE new.added >= ? AND new.missing IS NULL AND new.id <> old.id", (since,),
     ).fetchall()  # fmt: skip
     return _adopt(connection, pairs)
 
@@ -47,7 +47,7 @@ def by_content(connection: sqlite3.Connection, since: str) -> int:
     """Records that came since then, and have the sha256 of one that is missing elsewhere."""
     pairs = connection.execute(
         "SELECT old.id, new.id FROM records AS new JOIN records AS old ON old.sha256 = new.sha256 AND old.id <> new.id "
-        "WHERE new.added >= ? AND new.missing IS NULL AND old.missing IS NOT NULL", (since,),
+        "WHERE new.added >= ? AND new.missing IS NULL AND new.id <> old.id", (since,),
     ).fetchall()  # fmt: skip
     return _adopt(connection, pairs)
 
@@ -56,7 +56,7 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
     """Makes each new record the old one at another place: its number, what the user said, when it was added."""
     done: set[int] = set()
     for old, new in pairs:
-        if old in done or new in done:
+        if old in done or new in done or not _is_gone(connection, old):
             continue
         done |= {old, new}
         connection.execute(
@@ -69,6 +69,12 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
         connection.execute("DELETE FROM records WHERE id = ?", (old,))
         storing.settle(connection, new)
     return len(done) // 2
+
+
+def _is_gone(connection: sqlite3.Connection, record: int) -> bool:
+    """Whether its file is missing, or lies outside of what was walked and is no longer there."""
+    row = connection.execute("SELECT path, missing FROM records WHERE id = ?", (record,)).fetchone()
+    return row["missing"] is not None or not restored(row["path"]).exists()
 
 
 def _take_hashes(connection: sqlite3.Connection, old: int, new: int) -> None:

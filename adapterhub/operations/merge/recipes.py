@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +45,19 @@ class Order:
                                   mend="Put the file of the recipe there.")  # fmt: skip
 
 
-def written(command: str, order: Order, digests: Sequence[str], fingerprints: Sequence[str | None]) -> Recipe:
-    """The recipe of a merge, or of a subtraction; the digests of the base and of each adapter, and the fingerprints, if known."""
+def parameters_of(command: str, order: Order) -> dict[str, Any]:
+    """What a merge, or a subtraction, can be repeated with."""
     sign = -1.0 if command == "unmerge" else 1.0
-    paths = [order.base, *(part.path for part in order.parts)]
-    inputs = [Ingredient(name=named(path), sha256=digest, fingerprint=mark)
-              for path, digest, mark in zip(paths, digests, fingerprints, strict=True)]  # fmt: skip
     adapters = [[{INPUT: n}, sign * part.unet, sign * part.text] for n, part in enumerate(order.parts, 1)]
     asked = {name: value for name, value in _options(order).items() if value not in (None, [], {}, False)}
-    parameters = {_BASES[command]: {INPUT: 0}, "adapters": adapters, **asked}
-    return Recipe(command=command, version=version("adapterhub"), parameters=parameters, inputs=inputs)
+    return {_BASES[command]: {INPUT: 0}, "adapters": adapters, **asked}
+
+
+def inputs_of(order: Order, digests: Sequence[str], fingerprints: Sequence[str | None]) -> list[Ingredient]:
+    """The base and each adapter, with their digests, and fingerprints if known."""
+    paths = [order.base, *(part.path for part in order.parts)]
+    return [Ingredient(name=named(path), sha256=digest, fingerprint=mark)
+            for path, digest, mark in zip(paths, digests, fingerprints, strict=True)]  # fmt: skip
 
 
 _BASES = {"merge": "base", "unmerge": "merged"}

@@ -143,9 +143,9 @@ class Run:
         return output.package(self.opened, rebuilt, told, late, request)
 
     def _fields(self, base: str, marks: Sequence[str]) -> dict[str, str]:
-        made = recipes.written(self.command, self.order, [base, *(one.digest for one in self.adapters)], [None, *marks])
-        recipe.tell(made)
-        return {recipes.FROM: recipes.merged_from(self.order), recipe.FIELD: recipe.as_text(made)}
+        inputs = recipes.inputs_of(self.order, [base, *(one.digest for one in self.adapters)], [None, *marks])
+        made = recipe.tell(inputs, recipes.parameters_of(self.command, self.order))
+        return {recipes.FROM: recipes.merged_from(self.order), **({recipe.FIELD: recipe.as_text(made)} if made else {})}
 
 
 def _chunks(compute: Callable[[Key], Merged], key: Key) -> Iterable[Buffer]:

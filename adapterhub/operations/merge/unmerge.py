@@ -9,13 +9,14 @@ from pathlib import Path
 
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Conversion, Forecast, LedgerEntry, Target
+from adapterhub.documents import Conversion, Forecast, Ingredient, LedgerEntry, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files import File, Package
+from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
-from adapterhub.operations.digests import digest_at
+from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
@@ -66,6 +67,8 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
     with files.read(path) as package:
         told = undo.read(package)
         digest = digest_at(wish.source)
+        recipe.tell([Ingredient(name=recipe.named(wish.source), sha256=digest),
+                     Ingredient(name=recipe.named(path), sha256=digest_of(package))])  # fmt: skip
         if digest != told.merged:
             raise AdapterhubError(f"{wish.source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
                                   mend="Give the model as merge wrote it.")  # fmt: skip

@@ -12,4 +12,16 @@ from adapterhub.registry.places.found import Application, Entry, Found, OnDisk, 
 from adapterhub.registry.places.walking import walk
 from adapterhub.registry.places.watching import watch
 
-__all__ = ["Application", "Entry", "Found", "OnDisk", "Place", "Settings", "Trouble", "on_disk", "recognised", "walk", "watch"]
+__all__ = [
+    "Application",
+    "Entry",
+    "Found",
+    "OnDisk",
+    "Place",
+    "Settings",
+    "Trouble",
+    "on_disk",
+    "recognised",
+    "walk",
+    "watch",
+]
