@@ -79,7 +79,7 @@ def identify(path: Path) -> Identified:
     try:
         found = inspect(path)
     except UsageError as error:
-        return Identified({}, passed=True, failed=error.message)
+        return Identified({}, passed=True) if path.exists() else Identified({}, failed=error.message)
     except MachineFailure as error:
         return Identified({}, failed=error.message)
     except OSError as error:

@@ -170,6 +170,7 @@ class Run:
             self._pass_over(task.found)
             return
         if found.failed is not None:
+            self.count("changed" if task.known else "new", -1)
             self.troubles.append(Trouble(path=str(task.found.path), message=found.failed))
             return
         record = self._beside(task, found) if task.only_beside else self._record(task, found)

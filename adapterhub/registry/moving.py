@@ -13,6 +13,7 @@ from adapterhub.registry.database import restored, stored
 def note_missing(connection: sqlite3.Connection, roots: Sequence[Path], unread: Sequence[Path]) -> int:
     """Marks the records under `roots` that were not seen, unless they lie under a folder that could not be read."""
     gone = set()
+    unread = [folder for folder in unread if folder.exists()]
     for root in roots:
         for record, path in connection.execute(
             f"SELECT id, path FROM records WHERE missing IS NULL AND id NOT IN (SELECT id FROM seen) AND {_UNDER}", _range(root)

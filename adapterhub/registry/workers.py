@@ -61,7 +61,7 @@ def _spread(work: Callable[[list[T]], list[R]], batches: Iterator[list[T]], jobs
         raise MachineFailure("a process that read files died, perhaps for want of memory",
                              mend="Run it again: what was recorded stays. --jobs 1 takes the least memory.") from None  # fmt: skip
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _alone() -> None:

@@ -7,13 +7,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from adapterhub.adapter import Kind
 
 Told = Mapping[str, str | list[str]]
-NOTHING: Told = MappingProxyType({})
+NOTHING: Told = {}
 
 
 class OnDisk(NamedTuple):
