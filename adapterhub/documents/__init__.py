@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Spectrum,
         TokenTable,
     )
+    from adapterhub.documents.compatibility import Compatibility, Misfit, ModelFit, Reason, Verdict
     from adapterhub.documents.conversion import (
         Approximation,
         Command,
@@ -59,6 +60,7 @@ __all__ = [
     "Audit",
     "BlockDifference",
     "Command",
+    "Compatibility",
     "ComponentDifference",
     "Container",
     "Conversion",
@@ -77,6 +79,8 @@ __all__ = [
     "LayoutInfo",
     "LedgerEntry",
     "ListedTensor",
+    "Misfit",
+    "ModelFit",
     "ModuleDifference",
     "ModuleSpectrum",
     "NearToken",
@@ -85,6 +89,7 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Reason",
     "Source",
     "Spectrum",
     "Target",
@@ -92,6 +97,7 @@ __all__ = [
     "TokenTable",
     "Unmeasured",
     "Validation",
+    "Verdict",
     "schema",
 ]
 
@@ -103,6 +109,7 @@ _HOMES = {
             "comparison",
             "BlockDifference ComponentDifference Descent Difference ModuleDifference NearToken NearVector Nearest Spectrum TokenTable",
         ),
+        ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
         ("conversion", "Approximation Command Conversion Forecast LedgerEntry Source Target"),
         ("hypernetwork", "HypernetworkStructure"),
         (
@@ -119,6 +126,7 @@ _PUBLIC = {
     "conversion": "Conversion",
     "hypernetwork": "HypernetworkStructure",
     "difference": "Difference",
+    "compatibility": "Compatibility",
     "nearest": "Nearest",
     "heatmap": "HeatMap",
     "layout": "LayoutInfo",
