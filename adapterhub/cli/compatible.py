@@ -66,7 +66,8 @@ def _why(verdict: Verdict) -> str:
     if not verdict.reasons:
         return ""
     worst, *others = verdict.reasons
-    of = f" ({worst.modules}, as {worst.examples[0]})" if worst.examples else ""
+    some = worst.modules < verdict.modules and worst.examples
+    of = f" ({worst.modules}, as {worst.examples[0]})" if some else ""
     return f"{worst.message}{of}" + (f"; {len(others)} more" if others else "")
 
 

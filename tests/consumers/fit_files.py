@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adapterhub.adapter import Module
-from adapterhub.errors import LossyConversion
+from adapterhub.documents import Verdict
+from adapterhub.errors import LossyConversion, NeedsBase
 from adapterhub.operations.convert import convert
+from adapterhub.operations.fit.compatible import compatible
+from tests.consumers.conftest import Workbench, built, spelled
 
 Part = Callable[[nn.Module], dict[str, Tensor]]
 RANK = 2
@@ -100,19 +104,34 @@ def in_attention(module: Module) -> bool:
     return ".attn" in module.module or ".self_attn." in module.module
 
 
-def made(
-    bench, architecture: str, algorithm: str, *, only: Callable[[Module], bool] = in_attention, uniform: bool = True
-) -> Path:
-    """A Kohya file of one algorithm; `uniform` alphas unless told otherwise."""
+def everywhere(module: Module) -> bool:
+    return True
+
+
+def made(bench: Workbench, architecture: str, algorithm: str, folder: Path) -> Path:
+    """A Kohya file of one algorithm, for every layer that it has a part for."""
     torch.manual_seed(4)
-    return bench.kohya_of(architecture, PARTS[algorithm], only=only, uniform=uniform)
+    only = in_attention if algorithm in LINEAR else everywhere
+    tensors = {spelled(architecture, module) + suffix: tensor.contiguous()
+               for module, layer in bench.layers(built(architecture)).items() if only(module)
+               for suffix, tensor in PARTS[algorithm](layer).items()}  # fmt: skip
+    path = folder / "kohya.safetensors"
+    save_file(tensors, path)
+    return path
 
 
 def in_layout(source: Path, layout: str, architecture: str, folder: Path) -> Path | None:
     """The file in another layout; None where that has no place for it."""
+    if layout == "kohya":
+        return source
     target = folder / f"made{LAYOUTS[layout]}"
     try:
         convert(source, target, to=layout, architecture=architecture)
-    except LossyConversion:
+    except (LossyConversion, NeedsBase):
         return None
     return target
+
+
+def verdict(path: Path, architecture: str, reader: str) -> Verdict:
+    """What we foretell."""
+    return next(one for one in compatible(path, architecture=architecture).readers if one.reader == reader)

@@ -50,7 +50,7 @@ _MARKS: Mapping[str, Callable[[Roles], bool]] = {
     "scaled": lambda held: scale_of(held) != 1,
     "new-glora": lambda held: R.GLORA_A1 in held and not old_glora(held),
     "kernel": lambda held: any(len(tensor.shape) > 2 for tensor in held.values()),
-    "oft-diag": _has(R.OFT_DIAG),
+    "scaled-oft": _has(R.OFT_SCALED),
     "whole-lokr": lambda held: R.LOKR_W1 in held and R.LOKR_W2 in held,
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import adapterhub.layouts as layouts
@@ -13,6 +13,8 @@ from adapterhub.documents.compatibility import Effect, Reason, Status, Verdict
 from adapterhub.operations.fit.facts import UNKNOWN, Facts, Piece
 from adapterhub.operations.fit.rules import Reader, Rule, table
 
+RENAMED = "renamed"
+"""The mark of modules in a file that is not made yet."""
 _EXAMPLES = 3
 _SEVERITY: tuple[Effect, ...] = ("refused", "ignored", "misread")
 
@@ -49,12 +51,29 @@ def _verdict(reader: Reader, facts: Facts, names: Names) -> Verdict:
     effects = {tally.rule.effect for tally in tallies}
     ignored = sum(tally.modules for tally in tallies if tally.rule.effect == "ignored")
     applied = 0 if "refused" in effects else facts.modules - ignored
-    heaviest = max((tally.rule.mend for tally in tallies), key=["", *table().mends].index, default="")
     return Verdict(
         reader=reader.name, title=reader.title, status=_status(effects, applied), applied=applied,
         modules=facts.modules, reasons=[_reason(tally, reader, facts, names) for tally in tallies],
-        mend=_command(heaviest, reader, facts, names),
+        mend=_command(_mend(reader, facts, tallies), reader, facts, names),
     )  # fmt: skip
+
+
+def _mend(reader: Reader, facts: Facts, tallies: Iterable[_Tally]) -> str:
+    """The heaviest that any reason calls for; what is only to be renamed must also suit the reader in its own layout."""
+    mend = _heaviest(tallies)
+    if mend != "for":
+        return mend
+    target, *_ = layouts.for_tool(reader.name, facts.kind)
+    renamed = tuple(piece._replace(marks=piece.marks | {RENAMED}) for piece in facts.pieces)
+    return max(mend, _heaviest(_by_module(reader, replace(facts, layout=target.name, pieces=renamed))), key=_weight)
+
+
+def _heaviest(tallies: Iterable[_Tally]) -> str:
+    return max((tally.rule.mend for tally in tallies), key=_weight, default="")
+
+
+def _weight(mend: str) -> int:
+    return ["", *table().mends].index(mend)
 
 
 def _status(effects: set[Effect], applied: int) -> Status:
