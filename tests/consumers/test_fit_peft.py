@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import peft
 import pytest
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -33,14 +36,14 @@ def test_peft_loads_as_many_modules_as_foretold(bench, algorithm, tmp_path):
                 peft.PeftModel.from_pretrained(bench.models("sd1")["unet"], str(path.parent))
 
 
-def test_a_folder_without_its_config_is_refused_by_peft_and_by_us(bench, tmp_path):
+def test_weights_without_their_config_are_refused_by_peft_and_by_us(bench, tmp_path):
     path = in_layout(made(bench, "sd1", "lora", tmp_path), "peft", "sd1", tmp_path / "out")
-    for config in path.rglob("adapter_config.json"):
-        config.unlink()
-    told = verdict(path, "sd1", "peft")
+    (tmp_path / "alone").mkdir()
+    alone = shutil.copy(path / "unet" / "adapter_model.safetensors", tmp_path / "alone")
+    told = verdict(Path(alone), "sd1", "peft")
     assert (told.status, [reason.code for reason in told.reasons]) == ("refused", ["config-missing"])
     with pytest.raises(ValueError, match=r"adapter_config\.json"):
-        peft.PeftModel.from_pretrained(bench.models("sd1")["unet"], str(path / "unet"))
+        peft.PeftModel.from_pretrained(bench.models("sd1")["unet"], str(tmp_path / "alone"))
 
 
 def test_the_rules_are_those_of_the_version_at_hand():

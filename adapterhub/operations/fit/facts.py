@@ -1,4 +1,4 @@
-"""What a file is, as far as readers care: its kind, layout, container, and its modules with what is special about each.
+"""What a file is, as far as readers care: its kind, layout, architecture, and its modules with what is special about each.
 
 Everything is known from the header and the alphas; a record of the registry knows less, and answers as far as that goes.
 """
@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from adapterhub.adapter import Kind
+from adapterhub.adapter import Kind, Role
 from adapterhub.algorithms import algorithm_of
-from adapterhub.documents import Container
 from adapterhub.layouts.hypernetwork.structure import is_linear, nets, structure_of
 from adapterhub.operations.fit.marks import file_marks, marks_of
 from adapterhub.operations.source import Source
@@ -44,7 +43,6 @@ class Facts:
     kind: Kind
     layout: str | None
     architecture: str | None
-    container: Container
     pieces: tuple[Piece, ...]
 
     @property
@@ -54,7 +52,7 @@ class Facts:
 
 
 def facts_of_record(
-    kind: Kind, layout: str | None, architecture: str | None, container: Container,
+    kind: Kind, layout: str | None, architecture: str | None,
     algorithms: Mapping[str, int] = {}, components: Mapping[str, int] = {},
 ) -> Facts:  # fmt: skip
     """The facts that `inspect` tells, without the file: counts of modules by algorithm (`lora+dora` …) and by component.
@@ -68,14 +66,13 @@ def facts_of_record(
         for label, count in algorithms.items()
         for algorithm, _, special in (label.partition("+"),)
     ]
-    return Facts(kind, layout, architecture, container, tuple(pieces or [Piece(str(kind))]))
+    return Facts(kind, layout, architecture, tuple(pieces or [Piece(str(kind))]))
 
 
 def facts_of(source: Source) -> Facts:
     """The facts of an opened adapter."""
     pieces = {Kind.LORA: _lora, Kind.EMBEDDING: _embedding, Kind.HYPERNETWORK: _hypernetwork}[source.reading.kind]
-    return Facts(source.reading.kind, source.layout.name, source.identity.architecture,
-                 source.package.container, tuple(pieces(source)))  # type: ignore[arg-type] # fmt: skip
+    return Facts(source.reading.kind, source.layout.name, source.identity.architecture, tuple(pieces(source)))
 
 
 def _lora(source: Source) -> Iterator[Piece]:
@@ -98,6 +95,7 @@ def _embedding(source: Source) -> Iterator[Piece]:
     for key, tensor in adapter.tensors.items():
         marks = {"later-token"} if key.module != tokens[0] else set()
         marks |= {"matrix"} if len(tensor.shape) > 1 else set()
+        marks |= {"output"} if key.role is Role.OUTPUT_VECTORS else set()
         yield Piece("embedding", key.component, key.module, frozenset(marks | shared), keys=1)
 
 

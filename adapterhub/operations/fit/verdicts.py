@@ -59,7 +59,11 @@ def _verdict(reader: Reader, facts: Facts, names: Names) -> Verdict:
 
 
 def _mend(reader: Reader, facts: Facts, tallies: Iterable[_Tally]) -> str:
-    """The heaviest that any reason calls for; what is only to be renamed must also suit the reader in its own layout."""
+    """The heaviest that any reason calls for; none where one refuses for good. What is only to be renamed must also suit the
+    reader in its own layout.
+    """
+    if any(tally.rule.effect == "refused" and not tally.rule.mend for tally in tallies):
+        return ""
     mend = _heaviest(tallies)
     if mend != "for":
         return mend
@@ -90,7 +94,8 @@ def _whole(reader: Reader, facts: Facts) -> list[_Tally]:
     if not known:
         elsewhere = _ELSEWHERE.get((facts.kind, reader.name), "")
         return [_Tally(Rule("kind", reader.otherwise, f"has no {facts.kind}s", elsewhere), [*facts.pieces])]
-    layout = Rule("layout", reader.otherwise, reader.message, "for" if reader.name in layouts.TOOLS[facts.kind] else "")
+    mend = "for" if facts.architecture or facts.kind is Kind.HYPERNETWORK else ""
+    layout = Rule("layout", reader.otherwise, reader.message, mend)
     return [_Tally(next((rule for rule in _concerning(reader, facts) if rule.whole), layout), [*facts.pieces])]
 
 
@@ -133,7 +138,7 @@ def _too_many_unread(reader: Reader, facts: Facts, tallies: Iterable[_Tally]) ->
     if unread <= reader.most_unread:
         return []
     message = f"loads nothing of a file of which it does not know more than {reader.most_unread} keys; here {unread}"
-    return [_Tally(Rule("too-many-unread", "refused", message), [*facts.pieces])]
+    return [_Tally(Rule("too-many-unread", "refused", message, "for"), [*facts.pieces])]
 
 
 def _unread(rule: Rule, piece: Piece) -> int:
@@ -159,10 +164,13 @@ def _command(mend: str, reader: Reader, facts: Facts, names: Names) -> str | Non
 
 
 def _suffix(reader: Reader, facts: Facts) -> str:
-    """How the file that a reader wants ends; nothing for a folder."""
+    """How the file ends that a reader wants; a folder's name as it is written."""
+    if facts.kind is Kind.EMBEDDING:
+        apart = reader.name == "diffusers" and len({piece.component for piece in facts.pieces}) > 1
+        several = any("several-tokens" in piece.marks for piece in facts.pieces)
+        return "/" if apart or several else ".safetensors"
     tools = layouts.TOOLS.get(facts.kind, {})
     if reader.name not in tools:
         return ".safetensors"
-    (wanted, *_) = layouts.for_tool(reader.name, facts.kind)
-    suffix = next(iter(wanted.containers), "")
-    return "" if suffix == "/" else suffix
+    wanted, *_ = layouts.for_tool(reader.name, facts.kind)
+    return next(iter(wanted.containers), "")
