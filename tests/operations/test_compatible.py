@@ -165,6 +165,27 @@ def test_the_commands_name_the_file_the_model_and_quote_both(base, tmp_path):
                                  "--base", str(base), "--for", "forge"]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "target"),
+    [
+        ("-rf.safetensors", "./-rf.safetensors", "./-rf-forge.safetensors"),
+        (
+            b"caf\xe9.safetensors".decode("utf-8", "surrogateescape"),
+            r"caf\udce9.safetensors",
+            r"caf\udce9-forge.safetensors",
+        ),
+        ("{reader}.safetensors", "{reader}.safetensors", "{reader}-forge.safetensors"),
+    ],
+)
+def test_odd_names_are_no_options_and_no_errors(name, file, target, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes((FIXTURES / "kohya/sd1-boft.safetensors").read_bytes())
+    found = adapterhub.compatible(name)
+    words = shlex.split(next(one for one in found.readers if one.reader == "forge").mend)
+    assert (words[2], words[4]) == (file, target)
+    assert found.model_dump_json()
+
+
 # Records of the registry
 
 

@@ -159,8 +159,14 @@ def _command(mend: str, reader: Reader, facts: Facts, names: Names) -> str | Non
     if not mend:
         return None
     target = f"{Path(names.file).stem}-{reader.name}{_suffix(reader, facts)}"
-    quoted = {"file": shlex.quote(names.file), "base": shlex.quote(names.base), "target": shlex.quote(target)}
-    return table().mends[mend].format(reader=reader.name, **quoted)
+    paths = {"file": names.file, "base": names.base, "target": target}
+    return table().mends[mend].format(reader=reader.name, **{name: _quoted(path) for name, path in paths.items()})
+
+
+def _quoted(path: str) -> str:
+    """A path as a shell must be given it; none is taken for an option. Bytes that are no UTF-8 are shown as escapes."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def _suffix(reader: Reader, facts: Facts) -> str:
