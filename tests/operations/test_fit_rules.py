@@ -73,6 +73,8 @@ GOLDEN = [
     ("kohya/sd1-token.safetensors", "diffusers", "refused", {"bundled-embedding": 1}),
     ("kohya/sdxl-refiner-lora.safetensors", "invokeai", "refused", {"refiner": 4}),
     ("kohya/sdxl-refiner-lora.safetensors", "diffusers", "refused", {"only-text-encoder": 1, "alpha-of-others": 2}),
+    ("kohya/sdxl-refiner-lora.safetensors", "a1111", "partly", {"only-text-encoder": 1}),
+    ("diffusers-attn-procs/sdxl-refiner-attention.safetensors", "comfyui", "partly", {"only-text-encoder": 1}),
     ("comfyui/sd1-lora.safetensors", "comfyui", "loads", {}),
     ("comfyui/sd1-lora.safetensors", "a1111", "refused", {"names-of-comfyui": 4}),
     ("comfyui/sd1-lora.safetensors", "forge", "partly", {"text-encoder-names": 1}),
@@ -141,6 +143,10 @@ CRAFTED = {
     "alphas of some modules": (pair(K2, 320, 768, 1.0) | pair(Q, 320, 320, None), "sd1", {
         "diffusers": ("misread", {"alpha-of-others": 1}), "comfyui": ("loads", {})}),
     "self-attention alone": (pair(Q, 320, 320), "sd1", {"invokeai": ("refused", {"architecture-unseen": 1}), "a1111": ("loads", {})}),
+    "one encoder of SDXL": (pair(f"{TE2}mlp_fc1", 5120, 1280) | pair(f"{TE2}self_attn_q_proj", 1280, 1280), "sdxl", {
+        "invokeai": ("refused", {"architecture-unseen": 2}), "comfyui": ("loads", {})}),
+    "both encoders of SDXL": (pair("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", 768, 768)
+                              | pair(f"{TE2}self_attn_q_proj", 1280, 1280), "sdxl", {"invokeai": ("loads", {})}),
     "DoRA of a LoHa": ({f"{K2}.hada_w{n}_{side}": torch.ones(*shape) for n in (1, 2) for side, shape in
                         (("a", (320, 2)), ("b", (2, 768)))} | {f"{K2}.dora_scale": torch.ones(1, 768), f"{K2}.alpha": torch.tensor(2.0)}, "sd1", {
         "invokeai": ("refused", {"dora-of-products": 1}), "a1111": ("loads", {})}),
@@ -213,7 +219,7 @@ def test_hypernetworks_in_comfyui(options, status, codes, tmp_path):
 
 ROWS = tomllib.loads(rules._FILE.read_text("utf-8"))["rules"]
 TABLE = rules.table()
-OF_FILES = {"alpha-inherited", "rare-alpha", "lone-projection", "config-missing", "modelspec-lora", "renamed", "several-tokens",
+OF_FILES = {"both-encoders", "alpha-inherited", "rare-alpha", "lone-projection", "config-missing", "modelspec-lora", "renamed", "several-tokens",
             "later-token", "matrix", "output", "rare-activation", "dropout", "skip-connection"}  # fmt: skip
 KNOWN = {
     "readers": {reader.name for reader in TABLE.readers},

@@ -73,6 +73,7 @@ def file_marks(modules: Mapping[Module, Roles], package: Package, reading: Readi
         mine = [module for module in modules if module.component == component]
         _rare_alphas({module: modules[module] for module in mine}, found)
     _lone_projections(modules, found)
+    _both_encoders(found)
     for module in modules:
         found[module] |= _of_whole(package, reading)
     return {module: frozenset(marks) for module, marks in found.items()}
@@ -102,6 +103,13 @@ def _lone_projections(modules: Mapping[Module, Roles], found: dict[Module, set[s
             Module(module.component, f"{head}.{other}") not in modules for other in _PROJECTIONS
         ):
             found[module].add("lone-projection")
+
+
+def _both_encoders(found: dict[Module, set[str]]) -> None:
+    attentions = [module for module in found if ".self_attn." in module.module]
+    if len({module.component for module in attentions}) > 1:
+        for module in attentions:
+            found[module].add("both-encoders")
 
 
 def _of_whole(package: Package, reading: Reading) -> Marks:
