@@ -157,6 +157,42 @@ def test_a_command_that_needs_no_base_makes_the_reader_load_all_of_it(path, tmp_
         assert after.status == "loads" or codes(after).keys() == {"bundled-embedding"}, (verdict, after)
 
 
+MADE = {
+    "dora": ("a1111", {"lora_down.weight": (1, 2), "lora_up.weight": (2, 1), "dora_scale": (2, 1)}, "--as full"),
+    "ia3": ("diffusers", {"weight": (2,), "on_input": ()}, "--as lora --rank 64"),
+    "ia3 in ComfyUI": ("comfyui", {"weight": (2,), "on_input": ()}, "--as full"),
+    "oft": ("forge", {"oft_blocks": (1, 2, 2)}, "--as full"),
+    "a bias": ("invokeai", {"diff_b": (2,)}, "merge"),
+}
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_a_command_that_needs_the_base_does_too(case, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reader, shapes, said = MADE[case]
+    lora, head = (
+        merge_files.lora(Path("lora.safetensors"), dtype=torch.float32),
+        merge_files.head("unet", merge_files.OUT),
+    )
+    tensors = {name: tensor for name, tensor in load_file(lora).items() if not name.startswith(head)}
+    save_file(tensors | {f"{head}.{part}": torch.rand(shape) for part, shape in shapes.items()}, lora)
+    mend = next(one.mend for one in adapterhub.compatible(lora, base).readers if one.reader == reader)
+    assert said in mend
+    words = shlex.split(mend)[1:]
+    assert run(words) == 0, capsys.readouterr().err
+    if words[0] == "convert":
+        assert told(Path(words[words.index("-o") + 1]), reader).status == "loads"
+
+
+def test_a_hypernetwork_of_ours_is_written_for_a1111(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    hypernetwork(Path("net.pt"), [768, 320], [1, 2, 1])
+    adapterhub.convert("net.pt", "ours.safetensors", to="safetensors")
+    verdict = told(Path("ours.safetensors"), "a1111")
+    assert (verdict.status, run(shlex.split(verdict.mend)[1:])) == ("ignored", 0)
+    assert told(Path("ours-a1111.pt"), "a1111").status == "loads"
+
+
 def test_the_commands_name_the_file_the_model_and_quote_both(base, tmp_path):
     path = tmp_path / "it's a; style.safetensors"
     path.write_bytes((FIXTURES / "kohya/sd1-boft.safetensors").read_bytes())
