@@ -38,7 +38,8 @@ def fit_to(adapter: Source, model: Source, path: Path) -> ModelFit:
 
 
 def _is_for(adapter: Source, architecture: str) -> bool:
-    return architecture in ("", adapter.identity.architecture or architecture, *adapter.identity.also)
+    """One that no model is known for may be for any."""
+    return architecture in (adapter.identity.architecture or architecture, *adapter.identity.also)
 
 
 Found = Iterator[tuple[str, str | None]]
