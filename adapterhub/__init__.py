@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adapterhub.files.progress import watched
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
+    from adapterhub.operations.fit.compatible import compatible
     from adapterhub.operations.inspect import inspect
     from adapterhub.operations.lora.combine import combine
     from adapterhub.operations.lora.extract import extract
@@ -53,6 +54,7 @@ __all__ = [
     "alias",
     "architectures",
     "combine",
+    "compatible",
     "convert",
     "diff",
     "duplicates",
@@ -85,6 +87,7 @@ _HOMES = {
     "convert": "adapterhub.operations.convert",
     "diff": "adapterhub.operations.diff",
     "combine": "adapterhub.operations.lora.combine",
+    "compatible": "adapterhub.operations.fit.compatible",
     "extract": "adapterhub.operations.lora.extract",
     "inspect": "adapterhub.operations.inspect",
     "plot": "adapterhub.operations.plot",

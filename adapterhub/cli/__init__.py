@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "Say what files are: kind, layout, architecture, algorithms, ranks.",
     "validate": "Say what is wrong with files and how to mend it.",
     "convert": "Rewrite an adapter in another tool's layout, and prove that it does the same.",
+    "compatible": "Say where an adapter loads: in a model, and in each program that reads it.",
     "diff": "Compare what two adapters do, module by module, whatever their layouts.",
     "scale": "Write an adapter at another strength.",
     "combine": "Write several LoRAs, each times its weight, as one: exactly, or at a rank.",

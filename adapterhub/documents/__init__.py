@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Spectrum,
         TokenTable,
     )
+    from adapterhub.documents.compatibility import Compatibility, Misfit, ModelFit, Reason, Verdict
     from adapterhub.documents.conversion import (
         Approximation,
         Command,
@@ -78,6 +79,7 @@ __all__ = [
     "Audit",
     "BlockDifference",
     "Command",
+    "Compatibility",
     "ComponentDifference",
     "Container",
     "Conversion",
@@ -102,6 +104,8 @@ __all__ = [
     "Lineage",
     "ListedTensor",
     "Member",
+    "Misfit",
+    "ModelFit",
     "ModuleDifference",
     "ModuleSpectrum",
     "NearToken",
@@ -110,6 +114,7 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Reason",
     "Recipe",
     "Record",
     "RecordFile",
@@ -126,6 +131,7 @@ __all__ = [
     "Trouble",
     "Unmeasured",
     "Validation",
+    "Verdict",
     "schema",
 ]
 
@@ -138,6 +144,7 @@ _HOMES = {
             "BlockDifference ComponentDifference Descent Difference ModuleDifference NearToken NearVector Nearest Spectrum TokenTable",
         ),
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
+        ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
@@ -157,6 +164,7 @@ _PUBLIC = {
     "conversion": "Conversion",
     "hypernetwork": "HypernetworkStructure",
     "difference": "Difference",
+    "compatibility": "Compatibility",
     "nearest": "Nearest",
     "heatmap": "HeatMap",
     "layout": "LayoutInfo",

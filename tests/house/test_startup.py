@@ -53,5 +53,9 @@ def test_inspect_imports_neither_torch_nor_numpy(style):
     assert not imports("inspect", str(style)) & (HEAVY - {"pydantic"})
 
 
+def test_compatible_imports_neither_torch_nor_numpy(style):
+    assert not imports("compatible", str(style)) & (HEAVY - {"pydantic"})
+
+
 def test_a_renaming_convert_imports_no_torch(style, tmp_path):
     assert "torch" not in imports("convert", str(style), "--to", "diffusers", "-o", str(tmp_path / "out.safetensors"))

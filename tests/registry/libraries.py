@@ -14,7 +14,9 @@ HEAD = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_{}"
 WIDTHS = {1: 640, 2: 1280}
 
 
-def adapter(path: Path, seed: int = 0, *, rank: int = 4, dtype: str = "f2", noise: float = 0.0, **metadata: str) -> Path:
+def adapter(
+    path: Path, seed: int = 0, *, rank: int = 4, dtype: str = "f2", noise: float = 0.0, **metadata: str
+) -> Path:
     """A Kohya LoRA of SD 1 with random factors, a little `noise` added."""
     random, other = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
     tensors = {}
@@ -46,7 +48,14 @@ def cast(source: Path, target: Path, dtype: str) -> Path:
 
 def said(model: Path, **fields: object) -> Path:
     """A1111's side-car of a model."""
-    told = {"description": "", "sd version": "SD1", "activation text": "", "preferred weight": 0, "negative text": "", "notes": ""}
+    told = {
+        "description": "",
+        "sd version": "SD1",
+        "activation text": "",
+        "preferred weight": 0,
+        "negative text": "",
+        "notes": "",
+    }
     path = model.with_suffix(".json")
     path.write_text(json.dumps(told | {name.replace("_", " "): value for name, value in fields.items()}), "utf-8")
     return path
