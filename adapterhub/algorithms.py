@@ -206,13 +206,16 @@ def _exact(value: float) -> Fraction | float:
 
 
 def _kernel(tensors: Roles) -> int:
-    return math.prod(tensors[R.DOWN].shape[2:]) if R.DOWN in tensors else 1
+    shape = tensors[R.DOWN].shape if R.DOWN in tensors else ()
+    return math.prod(shape[2:]) if len(shape) > 2 else 1
 
 
 def _lora(s: Roles) -> Extent:
-    kernel = math.prod(s[R.MID].shape[2:]) if R.MID in s else 1
-    columns = math.prod(s[R.DOWN].shape[1:]) * kernel if R.DOWN in s else None
-    return (s[R.UP].shape[0] if R.UP in s else None, columns)
+    up, down, mid = s.get(R.UP), s.get(R.DOWN), s.get(R.MID)
+    columns = None if down is None else math.prod(down.shape[1:])
+    if columns is not None and mid is not None:
+        columns *= math.prod(mid.shape[2:])
+    return (None if up is None else up.shape[0], columns)
 
 
 def _loha(s: Roles) -> Extent:

@@ -120,7 +120,9 @@ class Range:
     length: int
 
     def __call__(self) -> Iterable[bytes]:
-        return self.source.pieces(self.start, self.length)
+        if self.length > PIECE:
+            return self.source.pieces(self.start, self.length)
+        return (self.source.read(self.start, self.length),)
 
     def part(self, start: int, length: int) -> Range:
         """`length` bytes from the `start`-th of these."""

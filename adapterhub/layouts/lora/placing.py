@@ -147,8 +147,8 @@ def reading_of(kind: Kind, package: Package, fit: Fit, metadata: Mapping[str, st
             if several or dropped or module in reading.modules:
                 names = {role: before + name for role, name in names.items() if name not in dropped}
                 roles = {role: roles[role] for role in names}
-            reading.modules[module] = {**roles, **reading.modules.get(module, {})}
-            reading.names[module] = {**names, **reading.names.get(module, {})}
+            reading.modules[module] = roles | reading.modules.get(module, {})
+            reading.names[module] = names | reading.names.get(module, {})
         for name, (component, path, role) in spelled.bundled.items():
             reading.modules[Module(component, path)] = {role: spelled.tensors[name]}
             reading.names[Module(component, path)] = {role: before + name}
