@@ -239,7 +239,7 @@ def _over(numbers: np.ndarray, power: int) -> np.ndarray:
     import numpy as np
 
     if numbers.dtype == np.float32 and abs(power) < _POWERS:
-        narrow = numbers * np.float32(2.0**-power)
+        narrow: np.ndarray = numbers * np.float32(2.0**-power)
         if power < 0 or (narrow * np.float32(2.0**power) == numbers).all():
             return narrow
     wide = np.ldexp(numbers.astype("<f8"), -power)
