@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from operator import sub
 from typing import NamedTuple
 
@@ -16,8 +17,6 @@ from adapterhub.files.limits import Limits
 from adapterhub.tensors import DTYPE_BITS, Shape
 
 METADATA = "__metadata__"
-Row = tuple[int, int, str, str, Shape]
-"""One tensor of a header: begin and end, counted from the end of the header, name, dtype, shape."""
 
 _OFFSETS = '"data_offsets"'
 _ENTRY = re.compile(r'"([^"]*)":{"dtype":"([^]]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|}\Z)")
@@ -27,10 +26,29 @@ _NEVER_IN_NAMES = bytes((*range(0x20), *rb"\[{"))
 """What JSON escapes, and what the strict reader counts as signs of lists and objects."""
 
 
+Row = tuple[int, int, str, str, Shape]
+"""One tensor of a header: begin and end, counted from the end of the header, name, dtype, shape."""
+
+
+class Columns(NamedTuple):
+    """All tensors of a header; as rows, they would be thousands of objects that nobody needs."""
+
+    begins: list[int]
+    ends: list[int]
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[Shape]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Columns:
+        """The columns of `rows`."""
+        return cls(*map(list, zip(*rows, strict=True))) if rows else cls([], [], [], [], [])
+
+
 class Plain(NamedTuple):
     """Tensors of a header, in its order, and its text without them."""
 
-    rows: list[Row]
+    columns: Columns
     rest: str
 
 
@@ -47,13 +65,14 @@ def plain(text: str, limits: Limits) -> Plain | None:
         return None
     try:
         known = {kind: _measured(kind, limits) for kind in set(kinds)}
-        starts, stops = list(map(int, begins)), list(map(int, ends))
+        stops = list(map(int, ends))
+        starts = [0, *stops[:-1]] if begins == ["0", *ends[:-1]] else list(map(int, begins))
     except (KeyError, ValueError):
         return None
-    dtypes, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
-    if tuple(map(sub, stops, starts)) != sizes:
+    dtypes, shapes, sizes = map(list, zip(*map(known.__getitem__, kinds), strict=True))
+    if list(map(sub, stops, starts)) != sizes:
         return None
-    return Plain(list(zip(starts, stops, names, dtypes, shapes, strict=True)), head.removesuffix(",") + "}")
+    return Plain(Columns(starts, stops, names, dtypes, shapes), head.removesuffix(",") + "}")
 
 
 def _are_plain(names: list[str]) -> bool:

@@ -11,6 +11,7 @@ from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import FLOATS, LazyTensor
 
 R = Role
+_DOWN, _UP, _ALPHA = R.DOWN, R.UP, R.ALPHA  # see algorithms.py
 
 _SCALES = (R.ALPHA, R.SCALE, R.SCALAR)
 _NUMBER = frozenset({*_SCALES, R.ON_INPUT, R.OFT_SCALED, R.OFT_TERMS})
@@ -31,7 +32,7 @@ _AXES: Mapping[Role, range] = {
 
 def _is_plain(tensors: Roles) -> bool:
     """Whether a module is a pair whose ranks meet, with a proper alpha or none: most are, and have no fault to look for."""
-    down, up, alpha = tensors.get(R.DOWN), tensors.get(R.UP), tensors.get(R.ALPHA)
+    down, up, alpha = tensors.get(_DOWN), tensors.get(_UP), tensors.get(_ALPHA)
     if (
         down is None
         or up is None
