@@ -17,14 +17,16 @@ from adapterhub.files.limits import Limits
 from adapterhub.tensors import DTYPE_BITS, Shape
 
 METADATA = "__metadata__"
-
 _OFFSETS = '"data_offsets"'
-_ENTRY = re.compile(r'"([^"]*)":{"dtype":"([^]]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|}\Z)")
-"""Name, dtype with shape, begin and end of a tensor, up to the comma before the next or the end of the header."""
+_ENTRY = re.compile(
+    r'"([^"]*)":{"dtype":"([^"]*","shape":\[[0-9,]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|}\Z)"
+)
+"""Name, dtype with shape, begin and end of a tensor, up to the comma before the next or the end of the header. No part of it
+can run past a quote, so that a text which is none takes no longer than its length.
+"""
 _KIND = re.compile(r'([A-Z0-9_]+)","shape":(\[[0-9,]*)')
 _NEVER_IN_NAMES = bytes((*range(0x20), *rb"\[{"))
 """What JSON escapes, and what the strict reader counts as signs of lists and objects."""
-
 
 Row = tuple[int, int, str, str, Shape]
 """One tensor of a header: begin and end, counted from the end of the header, name, dtype, shape."""

@@ -1,6 +1,7 @@
 """Headers as safetensors spells them are taken apart by one pattern: with the same result as the strict reader's."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -122,3 +123,14 @@ def test_more_tensors_than_are_allowed_are_not_taken_apart_at_all():
     assert plain(text, Limits(tensors=2)) is None
     assert outcome(text, 36, Limits(tensors=2)) == "too-many-tensors"
     assert plain(text, Limits(tensors=3)) is not None
+
+
+@pytest.mark.parametrize(
+    "part",
+    ['"a":{"dtype":"', '"a":{"dtype":"F16","shape":[', '"a":{"dtype":"F16","shape":[1],"data_offsets":[0,1', '"', "1,"],
+)
+def test_a_text_that_begins_an_entry_again_and_again_takes_no_longer_than_its_length(part):
+    text = "{" + part * (3_000_000 // len(part)) + "}}"
+    started = time.process_time()
+    assert outcome(text, 2) in ("header-not-json", "header-values")
+    assert time.process_time() - started < 5
