@@ -84,7 +84,7 @@ def _read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
     path = source.path
     count = safetensors.header_length(head, source.size, path, limits)
     start = safetensors.PREFIX + count
-    raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
+    raw = head[safetensors.PREFIX : start] if start <= len(head) else source.read(safetensors.PREFIX, count)
     header = safetensors.parse_header(raw, source.size - start, path, limits)
     file = File(header.tensors(partial(Range, source), start), header.metadata, container=SAFETENSORS)
     return Opened(file, tuple(header.problems), {path.name: source})

@@ -19,7 +19,7 @@ from adapterhub.tensors import DTYPE_BITS, Shape
 METADATA = "__metadata__"
 _OFFSETS = '"data_offsets"'
 _ENTRY = re.compile(
-    r'"([^"]*)":{"dtype":"([^"]*","shape":\[[0-9,]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|}\Z)"
+    r'"([^"]*)":{"dtype":"([^"]*","shape":\[[0-9,]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|} *\Z)"
 )
 """Name, dtype with shape, begin and end of a tensor, up to the comma before the next or the end of the header. No part of it
 can run past a quote, so that a text which is none takes no longer than its length.
@@ -60,7 +60,7 @@ def plain(text: str, limits: Limits) -> Plain | None:
     """
     if text.count(_OFFSETS) > limits.tensors:
         return None
-    head, *parts = _ENTRY.split(text.rstrip(" "))
+    head, *parts = _ENTRY.split(text)
     names, kinds, begins, ends, between = (parts[column::5] for column in range(5))
     told = head.startswith(f'{{"{METADATA}":') and head.endswith(",")
     if any(between) or METADATA in names or not _are_plain(names) or not (told or head == "{"):
