@@ -70,14 +70,19 @@ def module_faults(module: Module, tensors: Roles) -> Iterator[Problem]:
 
 def _shapes(where: str, tensors: Roles) -> Iterator[Problem]:
     for role, tensor in tensors.items():
-        told = f"{role} is {tensor.dtype} {list(tensor.shape)}"
         if role in _NUMBER:
             if not is_number(tensor):
                 yield error(
-                    "alpha-shape" if role in _SCALES else "impossible-shape", where, f"{told}, and must be one number"
+                    "alpha-shape" if role in _SCALES else "impossible-shape",
+                    where,
+                    f"{_told(role, tensor)}, and must be one number",
                 )
         elif len(tensor.shape) not in _AXES.get(role, _FACTOR) or tensor.dtype not in _NUMBERS:
-            yield error("impossible-shape", where, f"{told}, which no {role} is", "The file is damaged.")
+            yield error("impossible-shape", where, f"{_told(role, tensor)}, which no {role} is", "The file is damaged.")
+
+
+def _told(role: Role, tensor: LazyTensor) -> str:
+    return f"{role} is {tensor.dtype} {list(tensor.shape)}"
 
 
 def _ranks(where: str, tensors: Roles, algorithm: Algorithm) -> Iterator[Problem]:
