@@ -18,6 +18,8 @@ Extent = tuple[int | None, int | None]
 """(rows, columns) of the weight that a module changes, kernel positions counted as columns; None where it cannot tell."""
 
 R = Role
+# Python 3.11 takes three times as long to find a member of an enumeration as to look for it in a dictionary.
+_UP, _DOWN, _MID, _OFT_BLOCKS, _DORA_SCALE = R.UP, R.DOWN, R.MID, R.OFT_BLOCKS, R.DORA_SCALE
 
 
 class Algorithm(NamedTuple):
@@ -81,7 +83,7 @@ _MARKED = tuple((row, row.markers) for row in (*OTHERS, *ALGORITHMS))
 
 def algorithm_of(tensors: Roles) -> Algorithm | None:
     """The row that the roles of one module call for, complete or not; None where only α or a magnitude is there."""
-    if R.OFT_BLOCKS in tensors and len(tensors[R.OFT_BLOCKS].shape) == 4:
+    if _OFT_BLOCKS in tensors and len(tensors[_OFT_BLOCKS].shape) == 4:
         return BY_NAME["boft"]
     return _called_for(tuple(tensors))
 
@@ -115,9 +117,9 @@ def _surplus(roles: tuple[Role, ...], name: str) -> frozenset[Role]:
 def label(tensors: Roles, algorithm: Algorithm) -> str:
     """The name that `inspect` shows: `locon` for a LoRA over a kernel, `+dora` where a magnitude stands beside it."""
     name = algorithm.name
-    if name == "lora" and (R.MID in tensors or _kernel(tensors) > 1):
+    if name == "lora" and (_MID in tensors or _kernel(tensors) > 1):
         name = "locon"
-    return f"{name}+dora" if R.DORA_SCALE in tensors else name
+    return f"{name}+dora" if _DORA_SCALE in tensors else name
 
 
 _RANKED = (R.DOWN, R.HADA_W1_B, R.LOKR_W2_B, R.LOKR_W1_B)
@@ -206,13 +208,16 @@ def _exact(value: float) -> Fraction | float:
 
 
 def _kernel(tensors: Roles) -> int:
-    return math.prod(tensors[R.DOWN].shape[2:]) if R.DOWN in tensors else 1
+    shape = tensors[_DOWN].shape if _DOWN in tensors else ()
+    return math.prod(shape[2:]) if len(shape) > 2 else 1
 
 
 def _lora(s: Roles) -> Extent:
-    kernel = math.prod(s[R.MID].shape[2:]) if R.MID in s else 1
-    columns = math.prod(s[R.DOWN].shape[1:]) * kernel if R.DOWN in s else None
-    return (s[R.UP].shape[0] if R.UP in s else None, columns)
+    up, down, mid = s.get(_UP), s.get(_DOWN), s.get(_MID)
+    columns = None if down is None else math.prod(down.shape[1:])
+    if columns is not None and mid is not None:
+        columns *= math.prod(mid.shape[2:])
+    return (None if up is None else up.shape[0], columns)
 
 
 def _loha(s: Roles) -> Extent:

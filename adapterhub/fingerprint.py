@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING
 from adapterhub.adapter import Adapter, Key, Kind, Role, Roles
 from adapterhub.algorithms import algorithm_of, scale_of, total_scale
 from adapterhub.files.source import Range
-from adapterhub.tensors import FLOATS, LazyTensor, item, values
+from adapterhub.tensors import FLOATS, Buffer, LazyTensor, item, values
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = b"adapterhub fingerprint 1"
 _SCALE_BITS = 20
+_NARROW = FLOATS - {"F64"}
+_BEYOND_HALF = 65536.0
+"""What the bits of infinities and NaN of float16 would be as numbers, at least."""
+_POWERS = 127
+"""2 to a lesser power, and to its negative, is a normal number of float32."""
 STRUCTURE = "adapterhub.hypernetwork"
 """The metadata field that tells a hypernetwork's layers."""
 _ACTS = ("activation", "activate_output", "skip_connection", "upsample_linear")
@@ -118,7 +123,7 @@ def named(adapter: Adapter) -> list[tuple[tuple[str, str], Roles]]:
     return sorted(((part, str(tokens.index(token))), roles) for (part, token), roles in adapter.modules().items())
 
 
-def _module(tensors: Roles) -> Iterable[bytes]:
+def _module(tensors: Roles) -> Iterable[Buffer]:
     """What a module does or, where that cannot be computed (a shape or a dtype that nothing has), its tensors as they are."""
     try:
         return list(_done(tensors))
@@ -126,7 +131,7 @@ def _module(tensors: Roles) -> Iterable[bytes]:
         return [part for role in sorted(tensors) for part in _as_stored(role, tensors[role])]
 
 
-def _done(tensors: Roles) -> Iterator[bytes]:
+def _done(tensors: Roles) -> Iterator[Buffer]:
     algorithm = algorithm_of(tensors)
     if algorithm is None:
         return
@@ -141,18 +146,16 @@ def _done(tensors: Roles) -> Iterator[bytes]:
         yield repr(alpha).encode()
 
 
-def _product(factors: list[tuple[Role, LazyTensor]], scale: Fraction | float) -> Iterator[bytes]:
+def _product(factors: list[tuple[Role, LazyTensor]], scale: Fraction | float) -> Iterator[Buffer]:
     """Each factor over its own power of two, then the sum of the exponents with the scale's."""
-    import numpy as np
-
-    arrays = [(role, tensor, values(tensor).astype("<f8")) for role, tensor in factors]
-    largest = [float(np.max(np.abs(array), initial=0.0)) for _, _, array in arrays]
+    arrays = [(role, tensor, _numbers(tensor)) for role, tensor in factors]
+    largest = [_largest(array) for _, _, array in arrays]
     if not scale or (0.0 in largest and all(map(math.isfinite, largest))):
         yield b"nothing"
         return
     powers = [math.frexp(size)[1] if math.isfinite(size) else 0 for size in largest]
     for (role, tensor, array), power in zip(arrays, powers, strict=True):
-        yield from _array(role, tensor, np.ldexp(array, -power))
+        yield from _array(role, tensor, array, power)
     yield _scale_text(scale, sum(powers)).encode()
 
 
@@ -167,7 +170,7 @@ def _scale_text(scale: Fraction | float, exponent: int) -> str:
     return f"{whole}:{power + exponent}"
 
 
-def _apart(role: Role, tensors: Roles) -> Iterator[bytes]:
+def _apart(role: Role, tensors: Roles) -> Iterator[Buffer]:
     """A tensor outside the products, in the terms of LyCORIS: IA3's w = l - 1 and its axis, biases and residuals scaled."""
     tensor = tensors[role]
     if role is Role.VECTORS and len(tensor.shape) == 1:
@@ -179,13 +182,13 @@ def _apart(role: Role, tensors: Roles) -> Iterator[bytes]:
     elif role is Role.ON_INPUT:
         yield f"{role}{bool(item(tensor))}".encode()
     elif role is Role.IA3_WEIGHT:
-        yield from _array(role, tensor.reshape(tensor.size), values(tensor).astype("<f8"))
+        yield from _array(role, tensor.reshape(tensor.size), _numbers(tensor))
     elif role is Role.UP_BIAS:
         yield from _array(Role.DIFF_B, tensor, values(tensor).astype("<f8") * float(scale_of(tensors)))
     elif role is Role.RESIDUAL:
         yield from _array(role, tensor, values(tensor).astype("<f8") * float(total_scale(tensors)))
     elif tensor.dtype in FLOATS or tensor.size == 1:
-        yield from _array(role, tensor, values(tensor).astype("<f8"))
+        yield from _array(role, tensor, _numbers(tensor))
     else:
         yield from _as_stored(role, tensor)
 
@@ -195,12 +198,50 @@ def _as_stored(role: Role, tensor: LazyTensor) -> Iterator[bytes]:
     yield tensor.read()
 
 
-def _array(role: Role, tensor: LazyTensor, array: np.ndarray) -> Iterator[bytes]:
-    """The values in float32 where that is exact, in float64 where it is not."""
+def _numbers(tensor: LazyTensor) -> np.ndarray:
+    """The values in float32 if that holds whatever their dtype does, else in float64."""
+    found = values(tensor)
+    if tensor.dtype == "F16":
+        return _widened(found)
+    return found.astype("<f4" if tensor.dtype in _NARROW else "<f8", copy=False)
+
+
+def _widened(halves: np.ndarray) -> np.ndarray:
+    """float16 as float32, which takes numpy up to twenty times as long: the bits go to their places, and the exponent, which
+    counts from 15 and not from 127, is set right by a multiplication.
+    """
     import numpy as np
 
+    bits = halves.view("<i2").astype("<i4")
+    bits <<= 13
+    bits &= ~0x70001FFF
+    wide = bits.view("<f4")
+    wide *= np.float32(2.0**112)
+    flushed = np.float32(2.0**-149) * np.float32(2.0**112) == 0  # a library has told the processor to
+    return halves.astype("<f4") if flushed or _largest(wide) >= _BEYOND_HALF else wide
+
+
+def _largest(numbers: np.ndarray) -> float:
+    """The largest magnitude; NaN where one is."""
+    return max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0)))
+
+
+def _array(role: Role, tensor: LazyTensor, numbers: np.ndarray, power: int = 0) -> Iterator[Buffer]:
     rows = tensor.shape[0] if tensor.size > 1 else 1
-    narrow = array.astype("<f4")
-    same = np.array_equal(narrow.astype("<f8"), array, equal_nan=True)
     yield f"{role}[{rows}, {tensor.size // rows}]".encode()
-    yield (narrow if same else array).tobytes()
+    yield _over(numbers, power).reshape(-1).data
+
+
+def _over(numbers: np.ndarray, power: int) -> np.ndarray:
+    """`numbers`, none of which reaches a negative `power` of 2, over 2 ** `power`: in float32 where that is exact, in float64
+    where it is not.
+    """
+    import numpy as np
+
+    if numbers.dtype == np.float32 and abs(power) < _POWERS:
+        narrow: np.ndarray = numbers * np.float32(2.0**-power)
+        if power < 0 or (narrow * np.float32(2.0**power) == numbers).all():
+            return narrow
+    wide = np.ldexp(numbers.astype("<f8"), -power)
+    narrow = wide.astype("<f4")
+    return narrow if np.array_equal(narrow.astype("<f8"), wide, equal_nan=True) else wide

@@ -32,8 +32,13 @@ _BITS = {**DTYPE_BITS, "C128": 128}
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 """Dtypes whose values adapterhub computes with; every other one is only ever moved as bytes."""
 
-_SCALARS = {"F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "BOOL": "<?", "I16": "<h", "U16": "<H",
-            "I32": "<i", "U32": "<I", "I64": "<q", "U64": "<Q"}  # fmt: skip
+_SCALARS = {
+    dtype: struct.Struct(code)
+    for dtype, code in {
+        "F16": "<e", "F32": "<f", "F64": "<d", "I8": "<b", "U8": "<B", "BOOL": "<?", "I16": "<h", "U16": "<H",
+        "I32": "<i", "U32": "<I", "I64": "<q", "U64": "<Q",
+    }.items()
+}  # fmt: skip
 _NUMPY = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "i1", "U8": "u1", "BOOL": "?", "I16": "<i2", "U16": "<u2",
           "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"}  # fmt: skip
 _COPY_BYTES = 1 << 22
@@ -130,7 +135,7 @@ def scalar(value: float, dtype: str = "F32") -> LazyTensor:
     """A 0-d tensor holding `value`, rounded to `dtype`."""
     if dtype == "BF16":
         return from_bytes(dtype, (), _bf16(value))
-    return from_bytes(dtype, (), struct.pack(_SCALARS[dtype], value if dtype.startswith("F") else int(value)))
+    return from_bytes(dtype, (), _SCALARS[dtype].pack(value if dtype.startswith("F") else int(value)))
 
 
 def item(tensor: LazyTensor) -> float:
@@ -141,7 +146,7 @@ def item(tensor: LazyTensor) -> float:
     if tensor.dtype == "BF16":
         return float(struct.unpack("<f", b"\0\0" + data)[0])
     if tensor.dtype in _SCALARS:
-        return float(struct.unpack(_SCALARS[tensor.dtype], data)[0])
+        return float(_SCALARS[tensor.dtype].unpack(data)[0])
     return float(values(tensor).reshape(()))
 
 

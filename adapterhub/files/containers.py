@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from adapterhub.errors import MalformedFile
 from adapterhub.files import foreign, safetensors
 from adapterhub.files.limits import Limits
 from adapterhub.files.package import PNG, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, WEBP, File, Problem
-from adapterhub.files.source import Source
+from adapterhub.files.source import Range, Source
 
 
 class Container(NamedTuple):
@@ -83,9 +84,9 @@ def _read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
     path = source.path
     count = safetensors.header_length(head, source.size, path, limits)
     start = safetensors.PREFIX + count
-    raw = head[safetensors.PREFIX : start] + source.read(len(head), max(0, start - len(head)))
+    raw = head[safetensors.PREFIX : start] if start <= len(head) else source.read(safetensors.PREFIX, count)
     header = safetensors.parse_header(raw, source.size - start, path, limits)
-    file = File(header.tensors(source.range, start), header.metadata, container=SAFETENSORS)
+    file = File(header.tensors(partial(Range, source), start), header.metadata, container=SAFETENSORS)
     return Opened(file, tuple(header.problems), {path.name: source})
 
 

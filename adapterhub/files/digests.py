@@ -131,7 +131,12 @@ def _spans(path: Path, size: int, limits: Limits) -> dict[str, _Span]:
 
 
 def _show(source: Source, spans: Collection[Onlooker]) -> None:
-    """Shows everyone every piece of the file; each has a thread, for hashing goes on beside Python."""
+    """Shows everyone every piece of the file: each has a thread, for hashing goes on beside Python, unless one piece is all."""
+    if source.size <= PIECE:
+        piece = memoryview(source.read(0, source.size))
+        for span in spans:
+            span.see(0, piece)
+        return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(spans)) as beside:

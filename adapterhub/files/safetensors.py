@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,11 +18,11 @@ from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import foreign, strict_json, suspicions
 from adapterhub.files.limits import FORMAT_HEADER_BYTES, Limits
 from adapterhub.files.package import Problem
-from adapterhub.tensors import DTYPE_BITS, Chunks, LazyTensor, Shape, length
+from adapterhub.files.plain_header import METADATA, Columns, Row, plain
+from adapterhub.tensors import DTYPE_BITS, Chunks, LazyTensor, length
 
 PREFIX = 8
 """Bytes that hold the length of the header, little-endian."""
-METADATA = "__metadata__"
 FIELDS = ("dtype", "shape", "data_offsets")
 SPARE = 1024
 """Spaces after a header that we write, at least: room to edit metadata in place."""
@@ -32,15 +33,11 @@ _SPARE_VALUES = 100_000
 _ORDER = {dtype: -place for place, dtype in enumerate(DTYPE_BITS)}
 
 
-Row = tuple[int, int, str, str, Shape]
-"""One tensor of a header: begin and end, counted from the end of the header, name, dtype, shape."""
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header says; `rows` in the order of their bytes."""
+    """What a header says; tensors in the order of their bytes."""
 
-    rows: list[Row]
+    columns: Columns
     metadata: dict[str, str]
     problems: list[Problem]
 
@@ -48,7 +45,7 @@ class Header:
         """The tensors, whose bytes `chunks(start + begin, size)` stands for."""
         return {
             name: LazyTensor(dtype, shape, chunks(start + begin, end - begin))
-            for begin, end, name, dtype, shape in self.rows
+            for begin, end, name, dtype, shape in zip(*self.columns, strict=True)
         }
 
 
@@ -67,27 +64,37 @@ def header_length(head: bytes, size: int, path: Path | str, limits: Limits) -> i
 
 def parse_header(raw: bytes, data_size: int, path: Path | str, limits: Limits) -> Header:
     """The header `raw`, before `data_size` bytes of tensors. MalformedFile where it breaks a rule."""
+    text = _text(raw, path)
+    found = plain(text, limits)
+    if found is not None:
+        with suppress(MalformedFile):  # which rule was broken is said by everything that stands there
+            return _header(*found, data_size, path, limits)
+    return _header(None, text, data_size, path, limits)
+
+
+def _header(known: Columns | None, text: str, data_size: int, path: Path | str, limits: Limits) -> Header:
+    """The header of which `known` have been read and `text` is left."""
     problems: list[Problem] = []
     unknown: list[str] = []
-    text = _text(raw, path)
     try:
-        _require_few(text, path, limits)
+        _require_few(text, len(known.names) if known else 0, path, limits)
         document = strict_json.unique(_pairs(text, path, problems))
         metadata = _metadata(document.pop(METADATA, ()), path, limits, problems)
-        if len(document) > limits.tensors:
+        if len(document) > (0 if known else limits.tensors):  # only metadata stands beside what is known
             _refuse(path, "too-many-tensors", f"{len(document)} tensors, above the limit of {limits.tensors}")
-        rows = _rows(document, path, limits, unknown)
+        columns = known or Columns.of(_rows(document, path, limits, unknown))
+        strict_json.require_unique(columns.names)
     except strict_json.RepeatedName as error:
         _refuse(path, "duplicate-name", f"{shown(error.name)} stands twice in the header")
     except RecursionError:
         _refuse(path, "header-not-json", "the header is nested too deeply")
-    _require_seamless(rows, data_size, path)
+    columns = _seamless(columns, data_size, path)
     if unknown:
         message = f"fields that safetensors does not know: {', '.join(unknown[:8])}"
         problems.append(Problem("warning", "unknown-field", "header", message))
-    problems += suspicions.of_names(document)
+    problems += suspicions.of_names(columns.names)
     problems += suspicions.of_metadata(metadata)
-    return Header(rows, metadata, problems)
+    return Header(columns, metadata, problems)
 
 
 def in_order(tensors: Mapping[str, LazyTensor]) -> list[tuple[str, LazyTensor]]:
@@ -154,11 +161,15 @@ def _text(raw: bytes, path: Path | str) -> str:
         _refuse(path, "header-not-utf8", f"the header is not UTF-8 at byte {PREFIX + error.start}")
 
 
-def _require_few(text: str, path: Path | str, limits: Limits) -> None:
-    """Refuses a header that could make many more objects, lists and texts than tensors do: 3 and 5 for each."""
-    if text.count("[") + text.count("{") > 4 * limits.tensors + _SPARE_VALUES:
+def _require_few(text: str, known: int, path: Path | str, limits: Limits) -> None:
+    """Refuses a header that could make many more objects, lists and texts than tensors do: 3 and 5 for each, and `known`
+    have been read already.
+    """
+    if len(text) + 10 * known <= _SPARE_VALUES:  # no more of anything than characters
+        return
+    if text.count("[") + text.count("{") + 3 * known > 4 * limits.tensors + _SPARE_VALUES:
         _refuse(path, "header-values", f"more lists and objects than {limits.tensors} tensors need")
-    if text.count('"') - text.count(r"\"") + text.count(r'\\"') > 10 * limits.tensors + _SPARE_VALUES:
+    if text.count('"') - text.count(r"\"") + text.count(r'\\"') + 10 * known > 10 * limits.tensors + _SPARE_VALUES:
         _refuse(path, "header-values", f"more texts than {limits.tensors} tensors need")
 
 
@@ -201,7 +212,7 @@ def _metadata(value: Any, path: Path | str, limits: Limits, problems: list[Probl
 def _rows(document: dict[str, Any], path: Path | str, limits: Limits, unknown: list[str]) -> list[Row]:
     """One pass over all entries; a reader's time goes here, so what is wrong with an entry is asked afterwards."""
     rows: list[Row] = []
-    bits_of, most_axes, cursor, ordered = DTYPE_BITS, limits.rank, 0, True
+    bits_of, most_axes = DTYPE_BITS, limits.rank
     for name, entry in document.items():
         try:
             pairs = entry if entry.__class__ is tuple and len(entry) == 3 else _in_order(entry, name, unknown)
@@ -222,11 +233,7 @@ def _rows(document: dict[str, Any], path: Path | str, limits: Limits, unknown: l
                 raise ValueError
         except (TypeError, ValueError, KeyError) as error:
             _refuse_entry(name, entry, path, limits, error)
-        ordered = ordered and begin == cursor
-        cursor = end
         rows.append((begin, end, name, dtype, tuple(shape)))
-    if not ordered:
-        rows.sort()
     return rows
 
 
@@ -275,13 +282,16 @@ def _integers(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < _HUGE for item in value)
 
 
-def _require_seamless(rows: list[Row], data_size: int, path: Path | str) -> None:
-    cursor = 0
-    for begin, end, name, _, _ in rows:
-        if begin != cursor:
-            rule = "hole" if begin > cursor else "overlap"
-            _refuse(path, rule, f"tensor {shown(name)} begins at byte {begin} of the data, not at {cursor}: a {rule}")
-        cursor = end
-    if cursor != data_size:
-        which = "missing" if cursor > data_size else "too many"
-        _refuse(path, "data-size", f"{data_size} bytes of data, not {cursor}: {abs(cursor - data_size)} {which}")
+def _seamless(columns: Columns, data_size: int, path: Path | str) -> Columns:
+    """The tensors in the order of their bytes, which follow each other from the first of the data to the last."""
+    if columns.begins != [0, *columns.ends][: len(columns.names)]:
+        columns = Columns.of(sorted(zip(*columns, strict=True)))
+    ends = [0, *columns.ends]
+    for begin, end, name in zip(columns.begins, ends, columns.names, strict=False):
+        if begin != end:
+            rule = "hole" if begin > end else "overlap"
+            _refuse(path, rule, f"tensor {shown(name)} begins at byte {begin} of the data, not at {end}: a {rule}")
+    if ends[-1] != data_size:
+        which = "missing" if ends[-1] > data_size else "too many"
+        _refuse(path, "data-size", f"{data_size} bytes of data, not {ends[-1]}: {abs(ends[-1] - data_size)} {which}")
+    return columns

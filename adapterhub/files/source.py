@@ -82,10 +82,6 @@ class Source:
             return (self.read(start, length),)
         return (self.read(at, min(PIECE, start + length - at)) for at in range(start, start + length, PIECE))
 
-    def range(self, start: int, length: int) -> Range:
-        """`length` bytes from `start`, to be read when they are wanted."""
-        return Range(self, start, length)
-
     def ensure_unchanged(self) -> None:
         """Raises MalformedFile (rule `changed-while-reading`) if size, time or inode differ from when it was opened."""
         try:
@@ -120,7 +116,9 @@ class Range:
     length: int
 
     def __call__(self) -> Iterable[bytes]:
-        return self.source.pieces(self.start, self.length)
+        if self.length > PIECE:
+            return self.source.pieces(self.start, self.length)
+        return (self.source.read(self.start, self.length),)
 
     def part(self, start: int, length: int) -> Range:
         """`length` bytes from the `start`-th of these."""

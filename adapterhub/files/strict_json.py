@@ -25,8 +25,14 @@ def unique(pairs: tuple[tuple[str, Any], ...] | list[tuple[str, Any]]) -> dict[s
     """The object of `pairs`. RepeatedName if a name stands twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise RepeatedName(Counter(name for name, _ in pairs).most_common(1)[0][0])
+        require_unique([name for name, _ in pairs])
     return result
+
+
+def require_unique(names: list[str]) -> None:
+    """Raises RepeatedName if a name stands twice."""
+    if len(set(names)) != len(names):
+        raise RepeatedName(Counter(names).most_common(1)[0][0])
 
 
 def loads(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from adapterhub.files.limits import LONG_NAME
@@ -43,6 +44,7 @@ _IN_METADATA = (
 _NAME_SIGNS = ("/", "\\", ":")
 _METADATA_SIGNS = ("<", "{{", "{%", "${", "!!python/", "javascript:", "data:text/html", "file://", "drop table")
 _PRINTABLE = bytes(range(0x20, 0x7F))
+_LINES = _PRINTABLE + b"\t\n\r"
 
 
 def of_names(names: Collection[str]) -> list[Problem]:
@@ -55,18 +57,21 @@ def of_names(names: Collection[str]) -> list[Problem]:
 
 def of_metadata(metadata: Mapping[str, str]) -> list[Problem]:
     """A warning for each way in which metadata fields are odd, keys and values alike."""
-    suspects = {key: value for key, value in metadata.items() if not _is_calm(key + value) or _has_sign(key + value)}
+    if _says_nothing("".join(chain.from_iterable(metadata.items()))):
+        return []
+    suspects = {key: value for key, value in metadata.items() if not _says_nothing(key + value)}
     return _problems(_IN_METADATA, suspects, "field", "__metadata__.")
 
 
-def _is_calm(text: str) -> bool:
+def _is_calm(text: str, allowed: bytes = _PRINTABLE) -> bool:
     """Whether `text` is printable ASCII; quicker than `isprintable`, and this is asked of every file."""
-    return text.isascii() and not text.encode().translate(None, _PRINTABLE)
+    return text.isascii() and not text.encode().translate(None, allowed)
 
 
-def _has_sign(text: str) -> bool:
+def _says_nothing(text: str) -> bool:
+    """Whether no pattern of metadata can match `text`, which may have several lines."""
     lowered = text.lower()
-    return any(sign in lowered for sign in _METADATA_SIGNS)
+    return _is_calm(text, _LINES) and not any(sign in lowered for sign in _METADATA_SIGNS)
 
 
 def _problems(

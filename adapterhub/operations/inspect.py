@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,10 +69,11 @@ def _found(identity: Identity) -> Iterator[str]:
 
 def _counted(package: Package) -> dict[str, Any]:
     every = [tensor for file in package.files.values() for tensor in file.tensors.values()]
+    shapes = Counter([tensor.shape for tensor in every])
     return {
-        "dtypes": dict(Counter(tensor.dtype for tensor in every)),
+        "dtypes": dict(Counter([tensor.dtype for tensor in every])),
         "tensors": len(every),
-        "parameters": sum(tensor.size for tensor in every),
+        "parameters": sum(math.prod(shape) * count for shape, count in shapes.items()),
     }
 
 

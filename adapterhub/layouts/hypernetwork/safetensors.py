@@ -16,6 +16,7 @@ from adapterhub.layouts.base import Form
 from adapterhub.layouts.hypernetwork.layout import Content, HypernetworkLayout
 from adapterhub.layouts.hypernetwork.structure import ROLES, STRUCTURE, SUFFIXES, Net, checked
 
+_START = "hypernet."
 _NAME = re.compile(
     r"hypernet\.([1-9]\d{0,4})\.([kv])\.(linear|norm|activation|upsample)\.(0|[1-9]\d{0,5})\.(weight|bias)"
 )
@@ -24,7 +25,7 @@ _NAME = re.compile(
 def _find(package: Package) -> Content | None:
     if len(package.files) != 1 or package.only.tree is not None:
         return None
-    places = {key: name for name in package.only.tensors if (key := _key(name)) is not None}
+    places = {key: name for name in package.only.tensors if name.startswith(_START) and (key := _key(name))}
     if not places:
         return None
     metadata = package.only.metadata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 import adapterhub.architectures as architectures
 from adapterhub import metadata
@@ -143,10 +144,8 @@ def _evidence(fit: Fit) -> tuple[str, ...]:
     for file, heads in fit.files.items():
         extents = fit.spelled[file].extents
         for head, module in heads.items():
-            for suffix, axis, words in _TELLING:
-                if module.module.endswith(suffix) and extents[head][axis] is not None:
-                    said.append(f"{_short(module, suffix)} {words} {extents[head][axis]}")
-                    break
+            if (telling := _telling(module)) is not None and (width := extents[head][telling[0]]) is not None:
+                said.append(f"{telling[1]} {width}")
     return tuple(dict.fromkeys(said))[:6]
 
 
@@ -159,5 +158,10 @@ _TELLING = (
 )
 
 
-def _short(module: Module, suffix: str) -> str:
-    return suffix if module.component == "unet" else f"{module.component} {suffix}"
+@cache
+def _telling(module: Module) -> tuple[int, str] | None:
+    """The axis of a module's extent that tells something, and what to call that; asked about modules of inventories only."""
+    for suffix, axis, words in _TELLING:
+        if module.module.endswith(suffix):
+            return axis, f"{suffix if module.component == 'unet' else f'{module.component} {suffix}'} {words}"
+    return None

@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from adapterhub.adapter import Key, Module, Role, Roles
@@ -35,8 +37,14 @@ _LITERAL = re.compile(r"[\w.\-]+")
 
 def alpha_scalar(value: float, factor: LazyTensor) -> LazyTensor:
     """alpha as a tensor, as Kohya stores it: 0-d, in the dtype of the factors if that holds it, else in F32 or F64."""
-    dtype = next((name for name in (factor.dtype, "F32") if holds(name, value)), "F64")
-    return scalar(value, dtype)
+    return _scalar(struct.pack("<d", value), factor.dtype)
+
+
+@lru_cache(maxsize=256)
+def _scalar(bits: bytes, dtype: str) -> LazyTensor:
+    """By the bits of a value, for -0.0 equals 0.0; most modules of a file have the same."""
+    (value,) = struct.unpack("<d", bits)
+    return scalar(value, next((name for name in (dtype, "F32") if holds(name, value)), "F64"))
 
 
 def target(module: str) -> str:

@@ -103,12 +103,13 @@ def fit_of(
     variant = None
     for file, heads in files.items():
         source = spelled[file]
+        extents = source.extents
         unplaced += _unplaced(source, heads, readable)
         mended |= source.unwrapped
         for head, module in heads.items():
             weight = architecture.weights[module.component][module.module]
-            if not fits(source.extents[head], weight):
-                seen = _VARIANTS.get((module, source.extents[head][1] or 0))
+            if not fits(extents[head], weight):
+                seen = _VARIANTS.get((module, extents[head][1] or 0))
                 variant = seen or variant
                 if seen is None:
                     misfits.append(module)
@@ -147,8 +148,9 @@ def reading_of(kind: Kind, package: Package, fit: Fit, metadata: Mapping[str, st
             if several or dropped or module in reading.modules:
                 names = {role: before + name for role, name in names.items() if name not in dropped}
                 roles = {role: roles[role] for role in names}
-            reading.modules[module] = {**roles, **reading.modules.get(module, {})}
-            reading.names[module] = {**names, **reading.names.get(module, {})}
+                names |= reading.names.get(module, {})
+            reading.modules[module] = roles | reading.modules.get(module, {})  # a layout may put more there
+            reading.names[module] = names
         for name, (component, path, role) in spelled.bundled.items():
             reading.modules[Module(component, path)] = {role: spelled.tensors[name]}
             reading.names[Module(component, path)] = {role: before + name}

@@ -100,8 +100,12 @@ def _mended(fit: Fit) -> Iterator[Problem]:
 
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
     """The alpha of every module that has one. These few bytes are read."""
-    return {module: item(tensors[R.ALPHA]) for module, tensors in modules.items()
-            if R.ALPHA in tensors and is_number(tensors[R.ALPHA])}  # fmt: skip
+    role = R.ALPHA
+    return {
+        module: item(alpha)
+        for module, tensors in modules.items()
+        if (alpha := tensors.get(role)) is not None and is_number(alpha)
+    }
 
 
 def alpha_faults(

@@ -11,6 +11,7 @@ from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import FLOATS, LazyTensor
 
 R = Role
+_DOWN, _UP, _ALPHA = R.DOWN, R.UP, R.ALPHA  # see algorithms.py
 
 _SCALES = (R.ALPHA, R.SCALE, R.SCALAR)
 _NUMBER = frozenset({*_SCALES, R.ON_INPUT, R.OFT_SCALED, R.OFT_TERMS})
@@ -31,7 +32,7 @@ _AXES: Mapping[Role, range] = {
 
 def _is_plain(tensors: Roles) -> bool:
     """Whether a module is a pair whose ranks meet, with a proper alpha or none: most are, and have no fault to look for."""
-    down, up, alpha = tensors.get(R.DOWN), tensors.get(R.UP), tensors.get(R.ALPHA)
+    down, up, alpha = tensors.get(_DOWN), tensors.get(_UP), tensors.get(_ALPHA)
     if (
         down is None
         or up is None
@@ -69,14 +70,19 @@ def module_faults(module: Module, tensors: Roles) -> Iterator[Problem]:
 
 def _shapes(where: str, tensors: Roles) -> Iterator[Problem]:
     for role, tensor in tensors.items():
-        told = f"{role} is {tensor.dtype} {list(tensor.shape)}"
         if role in _NUMBER:
             if not is_number(tensor):
                 yield error(
-                    "alpha-shape" if role in _SCALES else "impossible-shape", where, f"{told}, and must be one number"
+                    "alpha-shape" if role in _SCALES else "impossible-shape",
+                    where,
+                    f"{_told(role, tensor)}, and must be one number",
                 )
         elif len(tensor.shape) not in _AXES.get(role, _FACTOR) or tensor.dtype not in _NUMBERS:
-            yield error("impossible-shape", where, f"{told}, which no {role} is", "The file is damaged.")
+            yield error("impossible-shape", where, f"{_told(role, tensor)}, which no {role} is", "The file is damaged.")
+
+
+def _told(role: Role, tensor: LazyTensor) -> str:
+    return f"{role} is {tensor.dtype} {list(tensor.shape)}"
 
 
 def _ranks(where: str, tensors: Roles, algorithm: Algorithm) -> Iterator[Problem]:

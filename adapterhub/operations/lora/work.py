@@ -47,12 +47,12 @@ def make(opened: Source, request: Request, base: Base) -> Made:
 def _described(reading: Reading, found: Mapping[Module, float]) -> dict[str, Any]:
     modules = reading.modules
     changed = {module: roles for module, roles in modules.items() if Role.VECTORS not in roles}
-    ranks = Counter(str(rank) for roles in changed.values() if (rank := rank_of(roles)) is not None)
+    ranks = Counter([rank_of(roles) for roles in changed.values()])
     return {
-        "algorithms": dict(Counter(_label(roles) for roles in changed.values())),
-        "components": dict(Counter(module.component for module in changed)),
-        "ranks": dict(ranks),
-        "alphas": dict(Counter(f"{value:.6g}" for value in found.values())),
+        "algorithms": dict(Counter([_label(roles) for roles in changed.values()])),
+        "components": dict(Counter([module.component for module in changed])),
+        "ranks": {str(rank): count for rank, count in ranks.items() if rank is not None},
+        "alphas": dict(Counter(map("{:.6g}".format, found.values()))),
     }
 
 
