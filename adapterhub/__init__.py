@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.recording import record
     from adapterhub.registry.replay import replay
     from adapterhub.registry.show import show
+    from adapterhub.registry.watch import watch
 
     list = list_  # noqa: A001
 
@@ -79,6 +80,7 @@ __all__ = [
     "tag",
     "unmerge",
     "validate",
+    "watch",
     "watched",
 ]
 
@@ -110,6 +112,7 @@ _HOMES = {
     "duplicates": "adapterhub.registry.kin",
     "similar": "adapterhub.registry.kin",
     "lineage": "adapterhub.registry.lineage",
+    "watch": "adapterhub.registry.watch",
     "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts"}

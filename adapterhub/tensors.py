@@ -74,8 +74,7 @@ class LazyTensor:
 
     def read(self) -> bytes:
         """All bytes at once."""
-        chunks = tuple(self.chunks())
-        return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(self.chunks())  # of one piece of bytes that is the piece itself
 
     def reshape(self, *shape: int) -> LazyTensor:
         """The same bytes under another shape."""

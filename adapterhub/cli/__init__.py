@@ -28,6 +28,7 @@ COMMANDS = {
     "embedding": "Merge, scale and trim embeddings, and say which tokens they are like.",
     "hypernetwork": "Scale a hypernetwork, or merge several.",
     "index": "Take adapters and models into the registry: what they are, their hashes, what is said about them.",
+    "watch": "Index folders, and again whatever changes in them, until interrupted.",
     "list": "List what is in the registry.",
     "search": "Find by names, trigger words, tags, notes, descriptions and training tags.",
     "show": "Say everything that the registry knows of one file.",

@@ -23,6 +23,7 @@ SHOWN = 100
 FLAT = ("id", "path", "name", "kind", "architecture", "variant", "layout", "container", "rank", "size", "modified", "added",
         "missing", "refused", "fingerprint", "words", "tags")  # fmt: skip
 """The columns of --csv."""
+_HEADS = ("id", "name", "kind", "for", "layout", "rank", "size", "words")
 _KINDS = ["lora", "embedding", "hypernetwork", "checkpoint", "unknown"]
 
 ref = click.argument("ref", metavar="REF")
@@ -59,6 +60,7 @@ _FILTERS = (
     click.option("--since", metavar="DATE", callback=day, help="Changed since then: 2026-01-31, or 7d ago."),
     click.option("--until", metavar="DATE", callback=day, help="Changed until then."),
     click.option("--under", metavar="FOLDER", type=PATH, help="That lies in this folder."),
+    click.option("--for", "fits", metavar="MODEL", help="Adapters for this checkpoint, and which programs read them."),
     click.option("--missing/--with-missing", default=None, help="Those that are gone from the disk; or those as well."),
 )
 
@@ -113,7 +115,9 @@ def show(found: Iterator[str], form: str | None, limit: int | None) -> int:
         return _csv(found)
     rows = [json.loads(text) for text in islice(found, SHOWN if limit is None else limit)]
     if rows:
-        write("\n".join(columns([("id", "name", "kind", "for", "layout", "rank", "size", "words"), *map(_row, rows)])))
+        fitting = "readers" in rows[0]
+        cells = [(*_row(row), _readers(row)) if fitting else _row(row) for row in rows]
+        write("\n".join(columns([(*_HEADS, "read by") if fitting else _HEADS, *cells])))
     if limit is None and next(found, None) is not None:
         note("… and more: --limit N shows N, --limit 0 none but says whether there are any, --json all.")
     return 0 if rows else 1
@@ -138,6 +142,12 @@ def _csv(found: Iterable[str]) -> int:
 
 def _cell(value: Any) -> str:
     return escape(", ".join(value) if isinstance(value, list) else "" if value is None else value)
+
+
+def _readers(row: dict[str, Any]) -> str:
+    """What programs make of it: those that read all are the rule."""
+    others = [f"{reader} ({status})" for reader, status in row["readers"].items() if status != "loads"]
+    return "all" if not others else f"all but {', '.join(others)}"
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:

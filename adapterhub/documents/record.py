@@ -68,6 +68,10 @@ class Record(Document):
         default_factory=dict, description="tensors of a whole model beside its weights, by class"
     )
     problems: list[Problem] = Field(default_factory=list, description="what is wrong or odd about it")
+    readers: dict[str, str] | None = Field(
+        default=None,
+        description="what each program makes of it (loads, misread, partly, ignored, refused); where a model was named",
+    )
     files: list[RecordFile] | None = Field(default=None, description="the files that it consists of; shown by show")
     facts: dict[str, list[Told]] | None = Field(
         default=None, description="what is said about it and by whom, who counts most first; shown by show"

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import sub
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from adapterhub.files.limits import Limits
 from adapterhub.tensors import DTYPE_BITS, Shape
 
 METADATA = "__metadata__"
+_BEGINS = '":{"dtype":"'
 _OFFSETS = '"data_offsets"'
 _ENTRY = re.compile(
     r'"([^"]*)":{"dtype":"([^"]*","shape":\[[0-9,]*)\],' + _OFFSETS + r":\[(0|[1-9][0-9]*),([1-9][0-9]*)\]}(?:,|} *\Z)"
@@ -33,7 +35,7 @@ Row = tuple[int, int, str, str, Shape]
 
 
 class Columns(NamedTuple):
-    """All tensors of a header; as rows, they would be thousands of objects that nobody needs."""
+    """All tensors of a header; as rows, they would be thousands of objects that nobody needs. Not to be changed: headers share them."""
 
     begins: list[int]
     ends: list[int]
@@ -60,10 +62,24 @@ def plain(text: str, limits: Limits) -> Plain | None:
     """
     if text.count(_OFFSETS) > limits.tensors:
         return None
-    head, *parts = _ENTRY.split(text)
-    names, kinds, begins, ends, between = (parts[column::5] for column in range(5))
-    told = head.startswith(f'{{"{METADATA}":') and head.endswith(",")
-    if any(between) or METADATA in names or not _are_plain(names) or not (told or head == "{"):
+    first = text.rfind(
+        '"', 0, max(text.find(_BEGINS), 0)
+    )  # no text within JSON has this many quotes that are not escaped
+    head = text[: max(first, 0)]
+    if head != "{" and not (head.startswith(f'{{"{METADATA}":') and head.endswith(",")):
+        return None
+    columns = _columns(text[first:], limits)
+    return None if columns is None else Plain(columns, head.removesuffix(",") + "}")
+
+
+@lru_cache(maxsize=16)
+def _columns(text: str, limits: Limits) -> Columns | None:
+    """The tensors in the part of a header that has nothing else. Adapters of one trainer and rank have it in common, so that
+    of a folder full of them it is taken apart a few times.
+    """
+    between, *parts = _ENTRY.split(text)
+    names, kinds, begins, ends, after = (parts[column::5] for column in range(5))
+    if between or any(after) or METADATA in names or not _are_plain(names):
         return None
     try:
         known = {kind: _measured(kind, limits) for kind in set(kinds)}
@@ -74,7 +90,7 @@ def plain(text: str, limits: Limits) -> Plain | None:
     dtypes, shapes, sizes = map(list, zip(*map(known.__getitem__, kinds), strict=True))
     if list(map(sub, stops, starts)) != sizes:
         return None
-    return Plain(Columns(starts, stops, names, dtypes, shapes), head.removesuffix(",") + "}")
+    return Columns(starts, stops, names, dtypes, shapes)
 
 
 def _are_plain(names: list[str]) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,8 @@ class Filter:
     """UTC, of the newest file: 2026-01-31 or longer."""
     until: str | None = None
     under: Path | None = None
+    fits: str | None = None
+    """Adapters for a whole model, by reference or path."""
     missing: bool | None = False
     """Whether what is gone is listed: False no, True nothing else, None as well."""
 
@@ -69,6 +71,8 @@ def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     """The filter as conditions on `records`, and their parameters."""
     asked = [row for row in _compared(wanted) if row[1]]
     found, given = [condition for condition, _ in asked], [value for _, values in asked for value in values]
+    if wanted.fits is not None:
+        found.append("records.kind IN ('lora', 'embedding', 'hypernetwork')")
     if wanted.problem == "any":
         found.append(f"(records.refused IS NOT NULL OR {_has(('problem',), '')})")
     elif wanted.problem is not None:
@@ -142,9 +146,10 @@ def listed(
     """The records of `list_`, each as its JSON."""
     if sort not in SORTS:
         raise UsageError(f"unknown order {sort!r}", mend=f"Known: {', '.join(SORTS)}.")
+    wanted, shown = _fitting(wanted, db)
     with reading(db) as connection:
         where, given = conditions(wanted)
-        yield from _rows(connection, "records", where, given, SORTS[sort], limit)
+        yield from shown(_rows(connection, "records", where, given, SORTS[sort], limit))
 
 
 def hits(
@@ -156,16 +161,25 @@ def hits(
         raise UsageError("nothing to search for", mend="Give a word, or adapterhub list for everything.")
     newest = f"""(SELECT rowid AS hit, bm25(texts_fts, {", ".join(map(str, WEIGHTS))}) AS score
         FROM texts_fts WHERE texts_fts MATCH ? ORDER BY rowid DESC LIMIT {RANKED})"""
+    wanted, shown = _fitting(wanted, db)
     with reading(db) as connection:
         where, given = conditions(wanted)
+        source, values = f"{newest} JOIN records ON id = hit", [query, *given]
         try:
-            yield from _rows(
-                connection, f"{newest} JOIN records ON id = hit", where, [query, *given], "score, id DESC", limit
-            )
+            yield from shown(_rows(connection, source, where, values, "score, id DESC", limit))
         except sqlite3.OperationalError as error:
             if not fts or error.sqlite_errorname != "SQLITE_ERROR":
                 raise
             raise UsageError(f"no FTS5 expression: {error}", mend="Without --fts it is taken as words.") from None
+
+
+def _fitting(wanted: Filter, db: Path | str | None) -> tuple[Filter, Callable[[Iterator[str]], Iterator[str]]]:
+    """The filter with the architecture of the model that is named, and how the records for it are shown."""
+    if wanted.fits is None:
+        return wanted, iter
+    from adapterhub.registry.fitting import architecture_of, with_readers
+
+    return replace(wanted, architecture=architecture_of(wanted.fits, db=db)), with_readers
 
 
 def _rows(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from adapterhub.documents import Indexing, Trouble
 from adapterhub.errors import AdapterhubError, UsageError
 from adapterhub.registry import hashing, moving, storing
-from adapterhub.registry.database import default_path, place, restored, stored, transaction, writing
+from adapterhub.registry.database import default_path, place, reading, restored, stored, transaction, writing
 from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
 from adapterhub.registry.places import Found, OnDisk, on_disk, walk
@@ -40,7 +40,7 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
     started = time.perf_counter()
     with writing(db) as connection:
         run = Run(connection, jobs)
-        run.index([place(path) for path in paths] or run.roots())
+        run.index([place(path) for path in paths] or _roots(connection))
         done = hashing.hash_all(connection, jobs) if hash else hashing.Hashing()
         with transaction(connection):
             run.moved(moving.by_content(connection, run.began))
@@ -49,6 +49,19 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
             waiting=hashing.waiting(connection), applications=sorted(run.applications),
             troubles=[*run.troubles, *done.troubles], seconds=round(time.perf_counter() - started, 3),
         )  # fmt: skip
+
+
+def known_roots(db: Path | str | None = None) -> list[Path]:
+    """What was indexed before. UsageError where nothing was."""
+    with reading(db) as connection:
+        return _roots(connection)
+
+
+def _roots(connection: sqlite3.Connection) -> list[Path]:
+    roots = [restored(path) for (path,) in connection.execute("SELECT path FROM roots ORDER BY path")]
+    if not roots:
+        raise UsageError("nothing was indexed before", mend="Give the folders to index.")
+    return roots
 
 
 class Companions:
@@ -86,13 +99,6 @@ class Run:
     applications: set[str] = field(default_factory=set)
     troubles: list[Trouble] = field(default_factory=list)
     beside: Companions = field(default_factory=Companions)
-
-    def roots(self) -> list[Path]:
-        """What was indexed before. UsageError where nothing was."""
-        roots = [restored(path) for (path,) in self.connection.execute("SELECT path FROM roots ORDER BY path")]
-        if not roots:
-            raise UsageError("nothing was indexed before", mend="Give the folders to index.")
-        return roots
 
     def count(self, what: str, many: int = 1) -> None:
         self.counts[what] += many

@@ -15,7 +15,7 @@ INSPECTION_FIELDS = (
     "path size kind container layout architecture variant evidence algorithms components ranks alphas dtypes tensors "
     "parameters tokens vectors structure fingerprint hashes metadata problems parts extras spectrum listing"
 ).split()
-CONVERSION_FIELDS = "command source inputs target exactness max_error relative_error approximations modules entries summary problems size forecast undo dry_run seconds".split()
+CONVERSION_FIELDS = "command source inputs target exactness max_error relative_error approximations modules entries summary problems size forecast undo recipe dry_run seconds".split()
 
 
 def conversion(**changes):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from adapterhub.adapter import Key, Role
 from adapterhub.algorithms import Extent, extent
@@ -71,13 +72,36 @@ def split(
     unwrapped: Mapping[str, str] | None = None,
 ) -> Spelled:
     """Splits every name of `tensors` (or what `clean` makes of it) at the longest known suffix."""
+    found = _split_names(tuple(tensors)) if clean is None else _split(tensors, clean)
+    roles = {head: {role: tensors[name] for role, name in names.items()} for head, names in found.heads.items()}
+    return Spelled(
+        tensors, found.heads, roles, found.suffix_of, found.unsplit, found.doubles, unwrapped or {}, found.bundled
+    )
+
+
+class _Names(NamedTuple):
+    """What names alone say; see Spelled. Not to be changed: files with the same names share it."""
+
+    heads: dict[str, dict[Role, str]]
+    suffix_of: dict[str, str]
+    unsplit: tuple[str, ...]
+    doubles: tuple[str, ...]
+    bundled: dict[str, Key]
+
+
+@lru_cache(maxsize=16)
+def _split_names(names: tuple[str, ...]) -> _Names:
+    """Adapters of one trainer have the same names: a folder full of them is split a few times."""
+    return _split(names, None)
+
+
+def _split(names: Iterable[str], clean: Mapping[str, str] | None) -> _Names:
     heads: dict[str, dict[Role, str]] = {}
-    roles: dict[str, dict[Role, LazyTensor]] = {}
     suffix_of: dict[str, str] = {}
     unsplit: list[str] = []
     doubles: list[str] = []
     bundled: dict[str, Key] = {}
-    for name, tensor in tensors.items():
+    for name in names:
         spelled = name if clean is None else clean[name]
         head, _, suffix = spelled.partition(".")
         role = _AFTER_FIRST_DOT.get(suffix)
@@ -90,14 +114,14 @@ def split(
                 unsplit.append(name)
                 continue
         suffix_of[name] = suffix
-        names = heads.get(head)
-        if names is None:
-            heads[head], roles[head] = {role: name}, {role: tensor}
-        elif role in names:
+        known = heads.get(head)
+        if known is None:
+            heads[head] = {role: name}
+        elif role in known:
             doubles.append(name)
         else:
-            names[role], roles[head][role] = name, tensor
-    return Spelled(tensors, heads, roles, suffix_of, tuple(unsplit), tuple(doubles), unwrapped or {}, bundled)
+            known[role] = name
+    return _Names(heads, suffix_of, tuple(unsplit), tuple(doubles), bundled)
 
 
 def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:

@@ -141,6 +141,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _unescaped(tag: str) -> str:
+    if "\\" not in tag:
+        return tag.strip()
     try:
         return str(json.loads(f'"{tag}"', strict=False)).strip()
     except ValueError:
