@@ -13,6 +13,7 @@ from adapterhub.errors import AdapterhubError, NotFound
 from adapterhub.registry import hashing
 from adapterhub.registry.database import reading, restored
 from adapterhub.registry.reference import resolve
+from adapterhub.sketch import DIMENSIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,8 @@ RELATED = 0.5
 """The cosine above which two adapters are called relatives: strangers' is 0 ± 0.06."""
 FAINT = 0.25
 """The cosine below which `similar` says nothing: four times what strangers have by chance."""
-ROUNDED = 2**-6
-"""The relative difference of a module that casting its factors to bfloat16 makes, at most: 2⁻⁸ each, and of their product."""
+ROUNDED = 2**-7
+"""The relative difference of a module that casting its factors to bfloat16 makes, nearly always: 2⁻⁹ each."""
 _ROWS = 1024
 _MEMBER = "id, path, kind, architecture, layout, container, size, fingerprint"
 
@@ -83,7 +84,7 @@ def _sketches(connection: sqlite3.Connection, record: int | None = None) -> _Ske
         "AND (? IS NULL OR (kind, architecture) IS (SELECT kind, architecture FROM records WHERE id = ?)) "
         f"{'GROUP BY fingerprint ' if record is None else ''}ORDER BY kind, architecture, id", (record, record),
     ).fetchall()  # fmt: skip
-    values = np.frombuffer(b"".join(row["sketch"] for row in rows), "<f4").reshape(len(rows), -1).astype("f8")
+    values = np.frombuffer(b"".join(row["sketch"] for row in rows), "<f4").reshape(-1, DIMENSIONS).astype("f8")
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     units = np.divide(values, norms, out=np.zeros_like(values), where=norms > 0)
     return _Sketches([row["id"] for row in rows], [(row["kind"], row["architecture"] or "") for row in rows],

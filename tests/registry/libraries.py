@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-HEAD = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_attn1_to_{}"
-WIDTHS = {1: 640, 2: 1280}
+HEAD = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
+SHAPES = {(1, "attn1_to_q"): (640, 640), (2, "attn1_to_v"): (1280, 1280), (0, "attn2_to_k"): (320, 768)}
+"""Block and name → rows and columns of the weights that are changed."""
 
 
 def adapter(
@@ -20,13 +21,12 @@ def adapter(
     """A Kohya LoRA of SD 1 with random factors, a little `noise` added."""
     random, other = np.random.default_rng(seed), np.random.default_rng(seed + 1000)
     tensors = {}
-    for block, width in WIDTHS.items():
-        for part in "qv":
-            head = HEAD.format(block, part)
-            for name, shape in (("lora_down", (rank, width)), ("lora_up", (width, rank))):
-                values = random.standard_normal(shape) + noise * other.standard_normal(shape)
-                tensors[f"{head}.{name}.weight"] = values.astype(dtype)
-            tensors[f"{head}.alpha"] = np.array(rank, dtype)
+    for place, (height, width) in SHAPES.items():
+        head = HEAD.format(*place)
+        for name, shape in (("lora_down", (rank, width)), ("lora_up", (height, rank))):
+            values = random.standard_normal(shape) + noise * other.standard_normal(shape)
+            tensors[f"{head}.{name}.weight"] = values.astype(dtype)
+        tensors[f"{head}.alpha"] = np.array(rank, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata=metadata or None)
     return path
