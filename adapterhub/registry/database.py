@@ -47,6 +47,20 @@ def reading(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
+def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
+    """The registry in that file, to be asked, with the tables that it has: nothing is migrated."""
+    if not path.exists():
+        raise UsageError(f"there is no registry at {path}", mend="Give a file that adapterhub backup wrote.")
+    with explained(path):
+        connection = _opened_to_read(path)
+        try:
+            _version(connection, path)
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
 def writing(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
     """The registry, to be changed; made where there is none. Changes belong into `transaction`."""
     path = default_path() if db is None else Path(db)
@@ -57,6 +71,17 @@ def writing(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
+
+
+@contextmanager
+def blank() -> Iterator[sqlite3.Connection]:
+    """A registry in memory that knows nothing yet."""
+    connection = _connected("file::memory:")
+    try:
+        _migrate(connection)
+        yield connection
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -171,13 +171,19 @@ def hits(
 def _rows(
     connection: sqlite3.Connection, source: str, where: list[str], given: list[Any], order: str, limit: int | None
 ) -> Iterator[str]:
+    return map(as_json, rows_of(connection, source, where, given, order, limit))
+
+
+def rows_of(
+    connection: sqlite3.Connection, source: str, where: list[str], given: list[Any], order: str, limit: int | None
+) -> sqlite3.Cursor:
+    """Records as `as_json` takes them, from `source` under all of the conditions."""
     columns = ", ".join(f"records.{name}" for name in _HEAD)
     asked = f" WHERE {' AND '.join(where)}" if where else ""
-    rows = connection.execute(
+    return connection.execute(
         f"SELECT {columns}, {_values('token', 'word')} AS words, {_values('tag')} AS tags, details "
         f"FROM {source}{asked} ORDER BY {order} LIMIT ?", [*given, -1 if limit is None else limit],
     )  # fmt: skip
-    return map(as_json, rows)
 
 
 def _values(*traits: str) -> str:
@@ -186,7 +192,7 @@ def _values(*traits: str) -> str:
 
 
 def as_json(row: sqlite3.Row) -> str:
-    """A row of `_rows` as the JSON of a Record."""
+    """A row of `rows_of` as the JSON of a Record."""
     head = dict(zip(_HEAD, row, strict=False))
     head["path"] = str(restored(row["path"])).encode("utf-8", "backslashreplace").decode()
     head["hashed"] = bool(row["hashed"])
