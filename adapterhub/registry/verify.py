@@ -10,7 +10,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -67,15 +67,19 @@ def verify(
     with reading(db) as connection:
         records = {resolve(connection, ref) for ref in refs}
         contents = _chosen(connection, records, sample, seed)
-        expected = _size(connection) if not records and sample is None else 0
+        groups: Iterable[list[Recorded]] = filter(None, (_recorded(connection, one, records) for one in contents))
+        if records or sample is not None:
+            groups = list(groups)
+            expected = sum(group[0].size for group in groups)
+        else:
+            expected = _size(connection)
         tell(expected=expected)
-        few = 2 if not expected or expected >= _WORTH_PROCESSES else 1 << 30
-        groups = (_recorded(connection, content, records) for content in contents)
+        few = 2 if expected >= _WORTH_PROCESSES else 1 << 30
         checked = read = 0
         damages: list[Damage] = []
         for results in carried_out(looked_at, groups, jobs, size=1, few=few):
             for one in results:
-                tell(one.recorded, 0 if expected else one.recorded)
+                tell(one.recorded)
                 checked, read = checked + one.checked, read + one.bytes
                 damages += one.damages
         return Verification(checked=checked, bytes=read, damages=damages, waiting=hashing.waiting(connection),
@@ -171,7 +175,7 @@ def _looked(group: Sequence[Recorded]) -> Looked:
         except (AdapterhubError, OSError) as error:
             damage = _damage(file, "unreadable", getattr(error, "message", None) or str(error))
         damages += [damage] if damage else []
-    return Looked(len(group), group[0].size if group else 0, read, tuple(damages))
+    return Looked(len(group), group[0].size, read, tuple(damages))
 
 
 def _stat(path: Path) -> os.stat_result:
