@@ -19,7 +19,7 @@ from adapterhub.documents import ExportedRecipe, ExportedRecord, ExportHead, Imp
 from adapterhub.errors import RefusedInput
 from adapterhub.files.source import machine
 from adapterhub.registry import storing
-from adapterhub.registry.database import default_path, stored, transaction, writing
+from adapterhub.registry.database import default_path, restored, stored, transaction, writing
 from adapterhub.registry.facts.fact import FIELDS, tidy
 from adapterhub.registry.identified import DETAILS
 from adapterhub.sketch import DIMENSIONS
@@ -55,6 +55,8 @@ def _split(lines: BinaryIO, path: Path) -> Iterator[bytes]:
         if len(line) > LONGEST:
             raise RefusedInput(f"{path}, line {number}: longer than {LONGEST >> 20} MiB", mend=_MEND)
         yield line
+    if not number:
+        raise RefusedInput(f"{path} is empty", mend=_MEND)
 
 
 _MEND = "Nothing was taken. adapterhub export writes what import reads."
@@ -117,7 +119,7 @@ class _Taken:
         path = _path(found.path, found.raw)
         details = found.model_dump_json(include=set(DETAILS), exclude_defaults=True, ensure_ascii=True)
         columns = {
-            **{name: getattr(found, name) for name in _COLUMNS}, "path": path, "folder": _folder(path), "details": details,
+            **{name: getattr(found, name) for name in _COLUMNS}, "path": path, "folder": stored(restored(path).parent), "details": details,
             "sketch": None if found.sketch is None else _sketch(found.sketch),
         }  # fmt: skip
         if not self.before and found.id > 0:  # the first that came into this registry: numbers stay what they were
@@ -239,8 +241,3 @@ def _path(text: str, raw: str | None) -> str | bytes:
     if not path.startswith(start) or nothing in path:  # type: ignore[arg-type, operator]
         raise ValueError("a path that is not absolute, or holds a NUL")
     return path
-
-
-def _folder(path: str | bytes) -> str | bytes:
-    folder, _, _ = path.rpartition("/") if isinstance(path, str) else path.rpartition(b"/")
-    return stored(Path(storing.clean(folder))) if isinstance(folder, str) else folder
