@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from itertools import chain, count
 from pathlib import Path
 
 from adapterhub.documents import Copied
@@ -44,6 +45,8 @@ def _copied(connection: sqlite3.Connection, source: Path, target: Path, *, force
 def _checked(path: Path) -> int:
     """How many records a registry has. RefusedInput where it is damaged, or none."""
     with unchanged(path) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            raise RefusedInput(f"{path} is empty", mend="Give a file that adapterhub backup wrote.")
         told = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
         if told != ["ok"]:
             raise RefusedInput(f"{path} is damaged: {told[0]}", mend="Give an older backup.")
@@ -77,31 +80,50 @@ def _refuse_to_wait(status: int, remaining: int, total: int) -> None:
 
 
 def _kept(target: Path) -> Path | None:
-    """Keeps what is there now under another name; one that is damaged is put aside as it is."""
+    """Keeps what is there now under a name that is free; one that is damaged is put aside as it is, and one that knows nothing
+    is not kept.
+    """
     if not target.exists():
         return None
-    kept = target.with_name(f"{target.name}.before-restore")
+    kept = _free(target)
     try:
         with unchanged(target) as connection:
-            for end in _BESIDE:
-                _beside(kept, end).unlink(missing_ok=True)
-            _copied(connection, target, kept, force=True)
+            if _knows_nothing(connection):
+                return None
+            _copied(connection, target, kept, force=False)
     except AdapterhubError as error:
-        if not isinstance(error, RefusedInput) or not _is_broken(error):
+        if not _is_broken(error):
             raise
         _put_aside(target, kept)
     return kept
 
 
+def _free(target: Path) -> Path:
+    """`registry.db.before-restore`, or -2, -3 …: what was kept once is never replaced."""
+    names = chain([f"{target.name}.before-restore"], (f"{target.name}.before-restore-{number}" for number in count(2)))
+    return next(
+        path
+        for name in names
+        if not any(_beside(path := target.with_name(name), end).exists() for end in ("", *_BESIDE))
+    )
+
+
+def _knows_nothing(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever indexed; a restore that was killed may leave such a registry."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        return True
+    known = "SELECT EXISTS (SELECT 1 FROM records) OR EXISTS (SELECT 1 FROM recipes) OR EXISTS (SELECT 1 FROM roots)"
+    return not connection.execute(known).fetchone()[0]
+
+
 def _is_broken(error: AdapterhubError) -> bool:
-    cause = error.__cause__
-    return is_damage(cause) or getattr(cause, "sqlite_errorname", None) == "SQLITE_NOTADB"
+    name = getattr(error.__cause__, "sqlite_errorname", None) or ""
+    return is_damage(error.__cause__) or name in ("SQLITE_NOTADB", "SQLITE_ERROR")
 
 
 def _put_aside(target: Path, kept: Path) -> None:
     """A damaged database with its log, which stays until the name is free: at any moment one of both names has it."""
     for end in ("", *_BESIDE):
-        _beside(kept, end).unlink(missing_ok=True)
         if _beside(target, end).exists():
             os.link(_beside(target, end), _beside(kept, end))
     for end in (*_BESIDE, ""):

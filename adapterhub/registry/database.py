@@ -182,6 +182,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 _MENDED = {
     "SQLITE_NOTADB": (RefusedInput, "is no database", "Give another file with --db."),
     "SQLITE_CORRUPT": (RefusedInput, "is damaged", "adapterhub restore takes a backup; adapterhub doctor says more."),
+    "SQLITE_ERROR": (RefusedInput, "has not the tables that it should have", "adapterhub doctor says more."),
     "SQLITE_FULL": (MachineFailure, "cannot grow: the disk is full", "Make room; nothing was lost."),
     "SQLITE_READONLY": (MachineFailure, "cannot be written: it is read-only", "Allow it, or give another file with --db."),
     "SQLITE_CANTOPEN": (MachineFailure, "cannot be opened", "Look at its permissions and its folder's."),
@@ -200,7 +201,7 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         name = getattr(error, "sqlite_errorname", None) or ""
         known = next((row for start, row in _MENDED.items() if name.startswith(start)), None)
-        if known is None:
+        if known is None or (name == "SQLITE_ERROR" and "no such" not in str(error)):
             raise
         kind, what, mend = known
         raise kind(f"the registry {path} {what} ({error})", mend=mend) from error

@@ -38,6 +38,25 @@ def test_a_backup_has_everything_and_restoring_it_brings_everything_back(db, tmp
     assert [one.name for one in adapterhub.search("before", db=db)] == ["a0"]
 
 
+def test_what_was_kept_once_is_not_replaced_and_an_empty_registry_is_not_kept(db, tmp_path):
+    adapterhub.backup(tmp_path / "b.db", db=db)
+    adapterhub.tag("a0", "after", db=db)
+    assert [adapterhub.restore(tmp_path / "b.db", db=db).replaced for _ in range(2)] == [
+        f"{db}.before-restore", f"{db}.before-restore-2"
+    ]  # fmt: skip
+    assert rows(tmp_path / "r.db.before-restore", "SELECT value FROM traits WHERE trait = 'tag'") == [("after",)]
+    (tmp_path / "n.db").touch()
+    assert adapterhub.restore(tmp_path / "b.db", db=tmp_path / "n.db").replaced is None
+
+
+def test_a_registry_without_its_tables_is_put_aside(db, tmp_path, cli):
+    adapterhub.backup(tmp_path / "b.db", db=db)
+    rows(db, "DROP TABLE traits")
+    assert cli("list", "--db", db).status == 3
+    adapterhub.restore(tmp_path / "b.db", db=db)
+    assert content(db) == content(tmp_path / "b.db")
+
+
 def test_a_backup_replaces_nothing_without_force(db, tmp_path):
     (tmp_path / "b.db").write_bytes(b"mine")
     with pytest.raises(OutputExists):
@@ -133,13 +152,15 @@ def test_a_registry_that_is_damaged_is_put_aside_as_it_is(db, tmp_path, damage):
     assert (tmp_path / "r.db.before-restore").read_bytes() == broken
 
 
-@pytest.mark.parametrize("what", ["none", "cut", "another", "later", "the registry itself"])
+@pytest.mark.parametrize("what", ["none", "cut", "another", "later", "empty", "the registry itself"])
 def test_what_is_no_sound_backup_is_refused_and_the_registry_stays(db, tmp_path, cli, what):
     backup = tmp_path / "b.db"
     if what != "none":
         adapterhub.backup(backup, db=db)
     with sqlite3.connect(tmp_path / "b.db" if what in ("another", "later") else ":memory:") as connection:
         connection.execute("PRAGMA application_id = 7" if what == "another" else "PRAGMA user_version = 99")
+    if what == "empty":
+        backup.write_bytes(b"")
     if what == "cut":
         backup.write_bytes(backup.read_bytes()[:30_000])
     before = content(db)

@@ -114,7 +114,12 @@ def test_what_people_said_here_and_there_is_kept_of_both(db, tmp_path, library):
     told = adapterhub.show("renamed", db=other)
     assert told.facts is not None
     mine = {name: one.value for name, all_ in told.facts.items() for one in all_ if one.origin == "user"}
-    assert mine == {"tags": ["theirs", "Mine"], "notes": "here\n\na note\nof two lines", "rating": 2, "aliases": ["another"]}
+    assert mine == {
+        "tags": ["theirs", "Mine"],
+        "notes": "here\n\na note\nof two lines",
+        "rating": 2,
+        "aliases": ["another"],
+    }
     assert adapterhub.show("another", db=other).path == str(moved)
 
 

@@ -159,7 +159,16 @@ def test_a_lock_file_that_is_wrong_is_refused(tmp_path, cli, what):
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{", b"[" * 100_000, b"\xff", b'{"version": 2, "files": []}', json.dumps({"files": [FILE, FILE]}).encode()]
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"version": 2, "files": []}',
+        json.dumps({"files": [FILE, FILE]}).encode(),
+    ],
 )
 def test_what_is_no_lock_file_is_refused(tmp_path, text):
     (tmp_path / "l").write_bytes(text)
