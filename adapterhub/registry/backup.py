@@ -35,11 +35,20 @@ def backup(target: Path | str, *, db: Path | str | None = None, force: bool = Fa
 
 def _copied(connection: sqlite3.Connection, source: Path, target: Path, *, force: bool) -> Copied:
     with unpublished_file(target) as (temporary, descriptor), explained(target):
-        connection.execute("VACUUM INTO ?", (stored(temporary),))
+        _vacuum(connection, source, temporary)
         records = _checked(temporary)
         os.fsync(descriptor)
         publish_file(temporary, target, force=force)
     return Copied(source=str(source), target=str(target), records=records, size=target.stat().st_size)
+
+
+def _vacuum(connection: sqlite3.Connection, source: Path, target: Path) -> None:
+    try:
+        connection.execute("VACUUM INTO ?", (stored(target),))
+    except sqlite3.IntegrityError as error:  # rows that no command could have written
+        raise RefusedInput(
+            f"the registry {source} is damaged ({error})", mend="adapterhub doctor says more."
+        ) from error
 
 
 def _checked(path: Path) -> int:
@@ -118,7 +127,7 @@ def _knows_nothing(connection: sqlite3.Connection) -> bool:
 
 def _is_broken(error: AdapterhubError) -> bool:
     name = getattr(error.__cause__, "sqlite_errorname", None) or ""
-    return is_damage(error.__cause__) or name in ("SQLITE_NOTADB", "SQLITE_ERROR")
+    return is_damage(error.__cause__) or name.startswith(("SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT"))
 
 
 def _put_aside(target: Path, kept: Path) -> None:

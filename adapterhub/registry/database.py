@@ -41,7 +41,8 @@ def reading(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
             if _version(connection, path) < VERSION:
                 connection.close()
                 connection = _migrated(path)
-            yield connection
+            with _blamed_if_damaged(connection, path):
+                yield connection
         finally:
             connection.close()
 
@@ -68,7 +69,8 @@ def writing(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _migrated(path)
         try:
-            yield connection
+            with _blamed_if_damaged(connection, path):
+                yield connection
         finally:
             connection.close()
 
@@ -165,6 +167,19 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
             raise
         return _connected(f"{uri}&immutable=1")
     return connection
+
+
+@contextmanager
+def _blamed_if_damaged(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """SQLite does not notice every page that is another's; what such values lead to is blamed on them, if they are the reason."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        told = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if told == "ok":
+            raise
+        kind, what, mend = _MENDED["SQLITE_CORRUPT"]
+        raise kind(f"the registry {path} {what} ({told})", mend=mend) from error
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
