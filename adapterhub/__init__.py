@@ -33,14 +33,21 @@ if TYPE_CHECKING:
     from adapterhub.operations.plot import plot
     from adapterhub.operations.scale import scale
     from adapterhub.operations.validate import validate
+    from adapterhub.registry.backup import backup, restore
+    from adapterhub.registry.doctor import doctor
     from adapterhub.registry.edit import alias, note, rate, remove, tag
+    from adapterhub.registry.export import export
     from adapterhub.registry.find import list_, search
+    from adapterhub.registry.importing import import_
     from adapterhub.registry.index import index
     from adapterhub.registry.kin import duplicates, similar
     from adapterhub.registry.lineage import lineage
+    from adapterhub.registry.lock import lock
     from adapterhub.registry.recording import record
     from adapterhub.registry.replay import replay
     from adapterhub.registry.show import show
+    from adapterhub.registry.sync import sync
+    from adapterhub.registry.verify import verify
     from adapterhub.registry.watch import watch
 
     list = list_  # noqa: A001
@@ -54,17 +61,22 @@ __all__ = [
     "AdapterhubError",
     "alias",
     "architectures",
+    "backup",
     "combine",
     "compatible",
     "convert",
     "diff",
+    "doctor",
     "duplicates",
+    "export",
     "extract",
+    "import_",
     "index",
     "inspect",
     "layouts",
     "lineage",
     "list",
+    "lock",
     "merge",
     "note",
     "plot",
@@ -73,13 +85,16 @@ __all__ = [
     "remove",
     "replay",
     "resize",
+    "restore",
     "scale",
     "search",
     "show",
     "similar",
+    "sync",
     "tag",
     "unmerge",
     "validate",
+    "verify",
     "watch",
     "watched",
 ]
@@ -113,6 +128,14 @@ _HOMES = {
     "similar": "adapterhub.registry.kin",
     "lineage": "adapterhub.registry.lineage",
     "watch": "adapterhub.registry.watch",
+    "verify": "adapterhub.registry.verify",
+    "doctor": "adapterhub.registry.doctor",
+    "backup": "adapterhub.registry.backup",
+    "restore": "adapterhub.registry.backup",
+    "export": "adapterhub.registry.export",
+    "import_": "adapterhub.registry.importing",
+    "lock": "adapterhub.registry.lock",
+    "sync": "adapterhub.registry.sync",
     "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts"}

@@ -18,6 +18,7 @@ debug = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
 )
 paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+force = click.option("--force", is_flag=True, help="Replace an output that is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")

@@ -1,8 +1,8 @@
 """What all documents have in common, and the words that they share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 Container = Literal["safetensors", "safetensors-sharded", "torch-zip", "torch-legacy", "png", "webp", "directory"]
 Action = Literal["copy", "rename", "reshape", "fold", "split", "join", "cast", "compute", "metadata", "drop"]
@@ -21,6 +21,16 @@ class Document(BaseModel):
     """What all documents have in common: they do not change, and hold what their schema says and nothing else."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # a command needs few of them
+
+    @classmethod
+    def read(cls, text: bytes) -> Self:
+        """The document that somebody wrote as JSON. ValueError says in a line what is wrong with it first."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
 class Problem(Document):

@@ -41,6 +41,21 @@ def reading(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
             if _version(connection, path) < VERSION:
                 connection.close()
                 connection = _migrated(path)
+            with _blamed_if_damaged(connection, path):
+                yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
+    """The registry in that file, to be asked, with the tables that it has: nothing is migrated."""
+    if not path.exists():
+        raise UsageError(f"there is no registry at {path}", mend="Give a file that adapterhub backup wrote.")
+    with explained(path):
+        connection = _opened_to_read(path)
+        try:
+            _version(connection, path)
             yield connection
         finally:
             connection.close()
@@ -54,9 +69,21 @@ def writing(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _migrated(path)
         try:
-            yield connection
+            with _blamed_if_damaged(connection, path):
+                yield connection
         finally:
             connection.close()
+
+
+@contextmanager
+def blank() -> Iterator[sqlite3.Connection]:
+    """A registry in memory that knows nothing yet."""
+    connection = _connected("file::memory:")
+    try:
+        _migrate(connection)
+        yield connection
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -142,6 +169,19 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+@contextmanager
+def _blamed_if_damaged(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """SQLite does not notice every page that is another's; what such values lead to is blamed on them, if they are the reason."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        told = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if told == "ok":
+            raise
+        kind, what, mend = _MENDED["SQLITE_CORRUPT"]
+        raise kind(f"the registry {path} {what} ({told})", mend=mend) from error
+
+
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -157,6 +197,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 _MENDED = {
     "SQLITE_NOTADB": (RefusedInput, "is no database", "Give another file with --db."),
     "SQLITE_CORRUPT": (RefusedInput, "is damaged", "adapterhub restore takes a backup; adapterhub doctor says more."),
+    "SQLITE_ERROR": (RefusedInput, "has not the tables that it should have", "adapterhub doctor says more."),
     "SQLITE_FULL": (MachineFailure, "cannot grow: the disk is full", "Make room; nothing was lost."),
     "SQLITE_READONLY": (MachineFailure, "cannot be written: it is read-only", "Allow it, or give another file with --db."),
     "SQLITE_CANTOPEN": (MachineFailure, "cannot be opened", "Look at its permissions and its folder's."),
@@ -175,7 +216,7 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         name = getattr(error, "sqlite_errorname", None) or ""
         known = next((row for start, row in _MENDED.items() if name.startswith(start)), None)
-        if known is None:
+        if known is None or (name == "SQLITE_ERROR" and "no such" not in str(error)):
             raise
         kind, what, mend = known
         raise kind(f"the registry {path} {what} ({error})", mend=mend) from error

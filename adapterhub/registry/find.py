@@ -8,6 +8,7 @@ twenty times as long for; `documents.Record` is what it holds to.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import UsageError
-from adapterhub.registry.database import place, reading, restored
+from adapterhub.registry.database import place, reading, restored, stored
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
@@ -67,6 +68,9 @@ _TRAITS = {"algorithm": ("algorithm",), "rank": ("rank",), "token": ("token", "w
 _COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modified >= ?", "until": "modified <= ?"}
 
 
+_BETWEEN = "records.path >= ? AND records.path < ?"
+
+
 def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     """The filter as conditions on `records`, and their parameters."""
     asked = [row for row in _compared(wanted) if row[1]]
@@ -77,13 +81,14 @@ def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
         found.append(f"(records.refused IS NOT NULL OR {_has(('problem',), '')})")
     elif wanted.problem is not None:
         found.append(f"(records.refused = ? OR {_has(('problem',), 'AND value = ?')})")
-        given += [wanted.problem] * 2
+        given += _asked(wanted.problem) * 2
     if wanted.missing is not None:
         found.append(f"records.missing IS {'NOT ' if wanted.missing else ''}NULL")
     if wanted.under is not None:
         folder = str(place(wanted.under)).rstrip("/")
-        found.append("(records.path = ? OR records.path >= ? AND records.path < ?)")
-        given += [folder, f"{folder}/", f"{folder}0"]
+        below = [f"{folder}/", f"{folder}0"]  # the character after the slash
+        found.append(f"(records.path = ? OR {_BETWEEN} OR {_BETWEEN})")
+        given += [stored(folder), *map(stored, below), *map(os.fsencode, below)]
     return found, given
 
 
@@ -98,7 +103,7 @@ def _compared(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _asked(value: Any) -> list[Any]:
-    return [] if value is None else [value]
+    return [] if value is None else [_unicode(value) if isinstance(value, str) else value]
 
 
 def _has(traits: Sequence[str], more: str) -> str:
@@ -108,8 +113,13 @@ def _has(traits: Sequence[str], more: str) -> str:
 
 def quoted(words: str) -> str:
     """What was typed as an FTS5 query for records that have all of its words, or words that begin so."""
-    parts = (part.replace('"', '""') for part in words.replace("\0", " ").split())
+    parts = (part.replace('"', '""') for part in _unicode(words).replace("\0", " ").split())
     return " ".join(f'"{part}"*' for part in parts)
+
+
+def _unicode(text: str) -> str:
+    """What was typed, with bytes that are no UTF-8 as escapes, as the registry has them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def list_(
@@ -156,7 +166,7 @@ def hits(
     words: str, wanted: Filter, *, db: Path | str | None = None, fts: bool = False, limit: int | None = None
 ) -> Iterator[str]:
     """The records of `search`, each as its JSON."""
-    query = words if fts else quoted(words)
+    query = _unicode(words) if fts else quoted(words)
     if not query:
         raise UsageError("nothing to search for", mend="Give a word, or adapterhub list for everything.")
     newest = f"""(SELECT rowid AS hit, bm25(texts_fts, {", ".join(map(str, WEIGHTS))}) AS score
@@ -185,13 +195,19 @@ def _fitting(wanted: Filter, db: Path | str | None) -> tuple[Filter, Callable[[I
 def _rows(
     connection: sqlite3.Connection, source: str, where: list[str], given: list[Any], order: str, limit: int | None
 ) -> Iterator[str]:
+    return map(as_json, rows_of(connection, source, where, given, order, limit))
+
+
+def rows_of(
+    connection: sqlite3.Connection, source: str, where: list[str], given: list[Any], order: str, limit: int | None
+) -> sqlite3.Cursor:
+    """Records as `as_json` takes them, from `source` under all of the conditions."""
     columns = ", ".join(f"records.{name}" for name in _HEAD)
     asked = f" WHERE {' AND '.join(where)}" if where else ""
-    rows = connection.execute(
+    return connection.execute(
         f"SELECT {columns}, {_values('token', 'word')} AS words, {_values('tag')} AS tags, details "
         f"FROM {source}{asked} ORDER BY {order} LIMIT ?", [*given, -1 if limit is None else limit],
     )  # fmt: skip
-    return map(as_json, rows)
 
 
 def _values(*traits: str) -> str:
@@ -200,7 +216,9 @@ def _values(*traits: str) -> str:
 
 
 def as_json(row: sqlite3.Row) -> str:
-    """A row of `_rows` as the JSON of a Record."""
+    """A row of `rows_of` as the JSON of a Record."""
+    if not (isinstance(row["name"], str) and isinstance(row["size"], int) and isinstance(row["details"], str)):
+        raise TypeError("a row of another table")  # a damaged database: see database.reading
     head = dict(zip(_HEAD, row, strict=False))
     head["path"] = str(restored(row["path"])).encode("utf-8", "backslashreplace").decode()
     head["hashed"] = bool(row["hashed"])
