@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import adapterhub
 from adapterhub.cli.options import PATH, db, debug, force
 from adapterhub.cli.rows import filters, wanted
 from adapterhub.cli.terminal import escape, write
+
+_AT_ONCE = 100
+"""Lines that are written together."""
 
 
 @click.command("export")
@@ -34,5 +38,6 @@ def command(target: Path | None, form: str, force: bool, db: Path | None, **give
         return
     if form != "jsonl":
         raise click.UsageError("a table is written to a file: -o FILE")
-    for line in exported(asked, db=db):
-        write(line)
+    lines = exported(asked, db=db)
+    while some := list(islice(lines, _AT_ONCE)):
+        write("\n".join(some))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from adapterhub.documents import Finding
 from adapterhub.registry import storing
-from adapterhub.registry.database import restored
+from adapterhub.registry.database import legible
 from adapterhub.registry.facts import Disagreement, Fact, contradictions, disagreements
 from adapterhub.registry.soundness import SHOWN
 
@@ -48,7 +48,7 @@ def needs_care(connection: sqlite3.Connection) -> Iterator[Finding]:
         if count:
             rows = connection.execute(f"{asked.sql} LIMIT {SHOWN}")
             yield Finding(severity=asked.severity, code=asked.code, message=asked.message, count=count, mend=asked.mend,
-                          examples=[_text(row[0]) for row in rows])  # fmt: skip
+                          examples=[legible(row[0]) for row in rows])  # fmt: skip
     yield from _on_disk(connection)
     yield from _twice(connection)
     yield from _told_differently(connection)
@@ -65,10 +65,10 @@ def _on_disk(connection: sqlite3.Connection) -> Iterator[Finding]:
         try:
             found = os.stat(path)  # noqa: PTH116 (a Path for each of a million takes longer than the look)
         except OSError:
-            gone.add(_text(path))
+            gone.add(legible(path))
             continue
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
-            changed.add(_text(path))
+            changed.add(legible(path))
     for many, code, message in (
         (gone, "gone", "files are no longer there"),
         (changed, "changed", "files have changed"),
@@ -105,7 +105,7 @@ def _twice(connection: sqlite3.Connection) -> Iterator[Finding]:
     if count:
         rows = connection.execute(f"{_COPIES} ORDER BY wasted DESC LIMIT {SHOWN}")
         yield Finding(severity="note", code="duplicates", message=f"files are there several times: {wasted / 1e6:.3g} MB could be saved",
-                      count=count, examples=[_text(row[0]) for row in rows], mend="adapterhub duplicates")  # fmt: skip
+                      count=count, examples=[legible(row[0]) for row in rows], mend="adapterhub duplicates")  # fmt: skip
 
 
 def _told_differently(connection: sqlite3.Connection) -> Iterator[Finding]:
@@ -114,9 +114,9 @@ def _told_differently(connection: sqlite3.Connection) -> Iterator[Finding]:
     for record, path in connection.execute("SELECT id, path FROM records WHERE id IN (SELECT record_id FROM facts)"):
         facts = storing.facts_of(connection, record)
         for one in disagreements(facts):
-            differ.add(f"{_text(path)}: {_told(one)}")
+            differ.add(f"{legible(path)}: {_told(one)}")
         for fact in contradictions(facts, _digests(connection, record)):
-            wrong.add(f"{_text(path)}: {fact.field.removeprefix('hash.')} of {fact.origin} is {fact.value}")
+            wrong.add(f"{legible(path)}: {fact.field.removeprefix('hash.')} of {fact.origin} is {fact.value}")
     if differ.count:
         yield Finding(severity="warning", code="disagreements", message="side-cars and headers say different things",
                       count=differ.count, examples=differ.examples, mend="adapterhub show REF says who says what")  # fmt: skip
@@ -141,7 +141,3 @@ def _digests(connection: sqlite3.Connection, record: int) -> dict[str, str | Non
     ).fetchall()  # fmt: skip
     found = {row[0]: row[1] for row in rows}
     return found if len(found) == len(rows) else {}
-
-
-def _text(path: str | bytes) -> str:
-    return storing.clean(restored(path))

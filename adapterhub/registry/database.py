@@ -122,6 +122,11 @@ def restored(path: str | bytes) -> Path:
     return Path(os.fsdecode(path))
 
 
+def legible(path: str | bytes) -> str:
+    """A path that the database holds as text for people: bytes that are no UTF-8 are escapes."""
+    return str(restored(path)).encode("utf-8", "backslashreplace").decode()
+
+
 def _migrated(path: Path) -> sqlite3.Connection:
     """The database with all tables of today."""
     connection = _connected(f"file:{quote(os.fsencode(path))}")

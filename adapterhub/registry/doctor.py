@@ -9,9 +9,10 @@ from pathlib import Path
 
 from adapterhub.documents import Diagnosis, Finding
 from adapterhub.errors import AdapterhubError, MachineFailure
+from adapterhub.registry import soundness
 from adapterhub.registry.care import needs_care
 from adapterhub.registry.database import default_path, exists, reading
-from adapterhub.registry.soundness import damaged, is_damage, out_of_step, rebuild, unsound
+from adapterhub.registry.soundness import damaged, is_damage, out_of_step, unsound
 
 GRAVEST = ("error", "warning", "note")
 
@@ -28,17 +29,13 @@ def doctor(*, db: Path | str | None = None, rebuild: bool = False) -> Diagnosis:
         )
         return Diagnosis(db=str(path), exists=False, sqlite=sqlite3.sqlite_version, findings=[nothing])
     try:
-        return _looked_over(path, _rebuilt(path) if rebuild else 0)
+        return _looked_over(path, soundness.rebuild(path) if rebuild else 0)
     except AdapterhubError as error:
         if not is_damage(error.__cause__):
             raise
         return Diagnosis(
             db=str(path), exists=True, sqlite=sqlite3.sqlite_version, findings=[damaged([str(error.__cause__)])]
         )
-
-
-def _rebuilt(path: Path) -> int:
-    return rebuild(path)
 
 
 def _looked_over(path: Path, rebuilt: int) -> Diagnosis:

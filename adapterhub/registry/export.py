@@ -10,7 +10,7 @@ import os
 import sqlite3
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from adapterhub.files.publishing import publish_file, unpublished_file
 from adapterhub.files.source import machine
 from adapterhub.files.targets import require_file_target
 from adapterhub.registry import storing
-from adapterhub.registry.database import reading, restored
+from adapterhub.registry.database import legible, reading
 from adapterhub.registry.find import Filter, as_json, conditions, rows_of
 
 FORMATS = ("jsonl", "parquet")
@@ -74,18 +74,14 @@ def told(connection: sqlite3.Connection, wanted: Filter) -> Iterator[dict[str, A
         yield from _recipes(connection, wanted)
 
 
-class _at_one_moment:  # noqa: N801 (reads like a function)
+@contextmanager
+def _at_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
     """All questions inside are answered from one state of the database, whoever writes meanwhile."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> None:
-        self.connection.execute("BEGIN")
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(sqlite3.Error):
-            self.connection.execute("COMMIT")
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def records(connection: sqlite3.Connection, wanted: Filter) -> Iterator[dict[str, Any]]:
@@ -115,7 +111,7 @@ def _record(connection: sqlite3.Connection, row: sqlite3.Row) -> dict[str, Any]:
 def _files(connection: sqlite3.Connection, record: int) -> Iterator[dict[str, Any]]:
     for row in connection.execute("SELECT * FROM files WHERE record_id = ? ORDER BY role, path", (record,)).fetchall():
         hashes = connection.execute("SELECT name, value FROM hashes WHERE file_id = ? ORDER BY name", (row["id"],))
-        yield {"path": _text(row["path"]), "raw": _raw(row["path"]), "role": row["role"], "size": row["size"],
+        yield {"path": legible(row["path"]), "raw": _raw(row["path"]), "role": row["role"], "size": row["size"],
                "mtime_ns": row["mtime_ns"], "hashes": dict(hashes)}  # fmt: skip
 
 
@@ -126,13 +122,9 @@ def _recipes(connection: sqlite3.Connection, wanted: Filter) -> Iterator[dict[st
         parents = connection.execute(
             "SELECT name, sha256, fingerprint FROM parents WHERE recipe_id = ? ORDER BY place", (row["id"],)
         )
-        path = {} if row["path"] is None else {"path": _text(row["path"]), "raw": _raw(row["path"])}
+        path = {} if row["path"] is None else {"path": legible(row["path"]), "raw": _raw(row["path"])}
         yield {"type": "recipe", **{name: row[name] for name in ("sha256", "name", "command", "version", "recorded")}, **path,
                "parameters": json.loads(row["parameters"]), "parents": [dict(parent) for parent in parents]}  # fmt: skip
-
-
-def _text(path: str | bytes) -> str:
-    return storing.clean(restored(path))
 
 
 def _raw(path: str | bytes) -> str | None:

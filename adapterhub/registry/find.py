@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import UsageError
-from adapterhub.registry.database import place, reading, restored, stored
+from adapterhub.registry.database import legible, place, reading, stored
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
@@ -220,7 +220,7 @@ def as_json(row: sqlite3.Row) -> str:
     if not (isinstance(row["name"], str) and isinstance(row["size"], int) and isinstance(row["details"], str)):
         raise TypeError("a row of another table")  # a damaged database: see database.reading
     head = dict(zip(_HEAD, row, strict=False))
-    head["path"] = str(restored(row["path"])).encode("utf-8", "backslashreplace").decode()
+    head["path"] = legible(row["path"])
     head["hashed"] = bool(row["hashed"])
     listed = f'{json.dumps(head)[:-1]}, "words": {_ascii(row["words"])}, "tags": {_ascii(row["tags"])}'
     details = row["details"]

@@ -15,7 +15,7 @@ NUMBERS = ("id", "rank", "tensors", "parameters", "size", "vectors")
 LISTS = ("words", "tags")
 PARTS = ("algorithms", "components", "ranks", "dtypes", "tokens", "problems", "files", "facts", "metadata")
 """Columns of JSON."""
-_AT_ONCE = 2_000
+_AT_ONCE = 1_000
 """Rows of a row group, which is what is in memory."""
 
 

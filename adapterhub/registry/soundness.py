@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from adapterhub.documents import Finding
 from adapterhub.registry import storing
-from adapterhub.registry.database import VERSION, blank, transaction, writing
+from adapterhub.registry.database import VERSION, blank, legible, transaction, writing
 
 SHOWN = 5
 """Examples of a finding."""
@@ -85,7 +85,7 @@ def _texts(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     missing = connection.execute("SELECT path FROM records WHERE id NOT IN (SELECT record_id FROM texts)").fetchall()
     if missing:
         yield Finding(severity="error", code="texts", count=len(missing), mend=_REBUILD,
-                      message="records cannot be searched for", examples=[f"{row[0]}" for row in missing[:SHOWN]])  # fmt: skip
+                      message="records cannot be searched for", examples=[legible(row[0]) for row in missing[:SHOWN]])  # fmt: skip
 
 
 def _log(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def out_of_step(path: Path) -> Iterator[Finding]:
             connection.execute("ROLLBACK")
 
 
-def rebuild(path: Path, told: Callable[[int], object] = lambda done: None) -> int:
+def rebuild(path: Path) -> int:
     """Makes again whatever follows from other rows, and drops what belongs to no record; gives how many records were settled."""
     with writing(path) as connection:
         with transaction(connection):
@@ -126,7 +126,6 @@ def rebuild(path: Path, told: Callable[[int], object] = lambda done: None) -> in
                 for one in ids:
                     storing.settle(connection, one)
             done, last = done + len(ids), ids[-1]
-            told(done)
         with transaction(connection):
             connection.execute("INSERT INTO texts_fts (texts_fts) VALUES ('rebuild')")
         return done

@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -86,21 +87,27 @@ def verify(
                             seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 
 
-def _chosen(connection: sqlite3.Connection, records: set[int], sample: int | str | None, seed: int | None) -> Iterator[Content]:  # fmt: skip
+def _chosen(
+    connection: sqlite3.Connection, records: set[int], sample: int | str | None, seed: int | None
+) -> Iterable[Content]:
     """The contents to be read, in the order of their inodes, which is near that on the disk."""
-    if records:
-        rows = chain.from_iterable(
-            connection.execute(f"SELECT DISTINCT inode, device {_HASHED} AND record_id = ?", (one,)).fetchall()
-            for one in sorted(records)
-        )
-        found = sorted({(row[0], row[1]) for row in rows})
-    elif sample is None:
-        return _all(connection)
-    else:
-        found = []
-    if sample is not None:
-        found = _sampled(connection, found, sample, seed)
-    return iter(found)
+    found = _of(connection, records) if records else _all(connection)
+    if sample is None:
+        return found
+    total = len(_of(connection, records)) if records else _count(connection)
+    salt = os.urandom(8) if seed is None else str(seed).encode()[:64]
+
+    def shuffled(content: Content) -> bytes:  # no order of theirs has a say in it
+        return hashlib.blake2b(repr(content).encode(), digest_size=8, key=salt).digest()
+
+    return sorted(nsmallest(_many(sample, total), found, key=shuffled))
+
+
+def _of(connection: sqlite3.Connection, records: set[int]) -> list[Content]:
+    rows = chain.from_iterable(
+        connection.execute(f"SELECT DISTINCT inode, device {_HASHED} AND record_id = ?", (one,)) for one in records
+    )
+    return sorted({(row[0], row[1]) for row in rows})
 
 
 def _all(connection: sqlite3.Connection) -> Iterator[Content]:
@@ -112,22 +119,8 @@ def _all(connection: sqlite3.Connection) -> Iterator[Content]:
         last = (rows[-1][0], rows[-1][1])
 
 
-def _sampled(connection: sqlite3.Connection, among: list[Content], sample: int | str, seed: int | None) -> list[Content]:  # fmt: skip
-    """So many of them, by the digest of seed and inode: no order of theirs has a say in it."""
-    salt = os.urandom(8) if seed is None else str(seed).encode()[:64]
-
-    def shuffled(inode: int, device: int) -> bytes:
-        return hashlib.blake2b(f"{inode} {device}".encode(), digest_size=8, key=salt).digest()
-
-    if among:
-        return sorted(sorted(among, key=lambda one: shuffled(*one))[: _many(sample, len(among))])
-    connection.create_function("shuffled", 2, shuffled, deterministic=True)
-    total = connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT inode, device {_HASHED})").fetchone()[0]
-    rows = connection.execute(
-        f"SELECT inode, device FROM (SELECT DISTINCT inode, device {_HASHED}) ORDER BY shuffled(inode, device) LIMIT ?",
-        (_many(sample, total),),
-    )
-    return sorted((row[0], row[1]) for row in rows)
+def _count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT inode, device {_HASHED})").fetchone()[0])
 
 
 def _many(sample: int | str, total: int) -> int:

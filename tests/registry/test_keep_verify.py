@@ -119,6 +119,12 @@ def test_a_sample_of_those_that_are_named(db):
     assert adapterhub.verify("a1", "a2", "a3", db=db, sample=2).checked == 2
 
 
+def test_a_sample_of_what_was_not_read_whole_is_empty(tmp_path, library, db):
+    adapter(library / "new.safetensors", 8)
+    adapterhub.index(db=db, jobs=1, hash=False)
+    assert adapterhub.verify("new", db=db, sample=2).checked == 0
+
+
 def test_the_same_seed_samples_the_same_and_others_something_else(db, library):
     for path in library.iterdir():
         path.unlink()
