@@ -12,8 +12,8 @@ from adapterhub.tensors import Shape
 
 _TRAINED = (".attn1.", ".attn2.", ".ff.net.", "proj_in", "proj_out", ".self_attn.", ".mlp.")
 _SYLLABLES = "ka ri mo ta shi ne lu va or en is du bel gra mer ton sil vor qui pax".split()
-_MIX = (("sd1", 32, "kohya", 50), ("sdxl", 16, "kohya", 25), ("sd1", 16, "diffusers", 10), ("sdxl", 8, "diffusers", 5),
-        ("sd1", 0, "embedding", 10))  # fmt: skip
+_MIX = (("sd1", 32, "kohya", 45), ("sdxl", 16, "kohya", 15), ("sdxl", 32, "kohya-unet", 15), ("sd1", 16, "diffusers", 10),
+        ("sdxl", 8, "diffusers", 5), ("sd1", 0, "embedding", 10))  # fmt: skip
 """Architecture, rank, layout and how many of a hundred."""
 
 
@@ -53,8 +53,10 @@ def _header(architecture: str, rank: int, layout: str) -> tuple[str, bytes, int]
     if layout == "embedding":
         rows["emb_params"] = (4, 768)
     for component, module, spelled, shape in _modules(architecture) if rank else ():
+        if layout == "kohya-unet" and component != "unet":
+            continue
         down, up = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
-        if layout == "kohya":
+        if layout.startswith("kohya"):
             head = f"{_PREFIXES[architecture][component]}_{spelled.replace('.', '_')}"
             rows |= {f"{head}.lora_down.weight": down, f"{head}.lora_up.weight": up}
             alphas.append(f"{head}.alpha")
@@ -90,7 +92,7 @@ def _modules(name: str) -> list[tuple[str, str, str, Shape]]:
 
 def _metadata(number: int, architecture: str, rank: int, layout: str) -> dict[str, str]:
     """What Kohya's trainer writes, with the tags of a few dozen pictures."""
-    if layout != "kohya":
+    if not layout.startswith("kohya"):
         return {"format": "pt"}
     state = random.Random(number)
     tags = {"".join(state.choices(_SYLLABLES, k=2)): state.randint(1, 40) for _ in range(150)}
