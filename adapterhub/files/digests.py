@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -54,9 +53,11 @@ class Onlooker(Protocol):
         """Takes `piece`, which begins at byte `at`."""
 
 
-def every_digest(path: Path, *, limits: Limits = LIMITS, also: Collection[Onlooker] = ()) -> dict[str, str | None]:
+def every_digest(
+    path: Path, *, limits: Limits = LIMITS, also: Collection[Onlooker] = (), threads: bool = True
+) -> dict[str, str | None]:
     """Every digest of a file that people quote, by its name in `documents.Hashes`, from one reading of the bytes, which
-    `also` are shown.
+    `also` are shown; `threads` are worth it where another processor has nothing to do.
 
     None for what only a safetensors file has, and for an `sshs_legacy_hash` that cannot be told. A file that ends before
     the bytes that AutoV1 and `sshs_legacy_hash` cover has the hash of nothing there, e3b0c442, as in every tool.
@@ -64,7 +65,7 @@ def every_digest(path: Path, *, limits: Limits = LIMITS, also: Collection[Onlook
     source = Source(path)
     try:
         spans = _spans(path, source.size, limits)
-        _show(source, (*spans.values(), *also))
+        _show(source, (*spans.values(), *also), threads=threads)
         source.ensure_unchanged()
     finally:
         source.close()
@@ -88,10 +89,13 @@ class _Digest(Protocol):
 
 class _CRC32:
     def __init__(self) -> None:
+        from zlib_ng import zlib_ng  # several times as fast as zlib's
+
+        self._crc32 = zlib_ng.crc32
         self._value = 0
 
     def update(self, data: memoryview, /) -> None:
-        self._value = zlib.crc32(data, self._value)
+        self._value = self._crc32(data, self._value)
 
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
@@ -130,12 +134,13 @@ def _spans(path: Path, size: int, limits: Limits) -> dict[str, _Span]:
     return spans
 
 
-def _show(source: Source, spans: Collection[Onlooker]) -> None:
-    """Shows everyone every piece of the file: each has a thread, for hashing goes on beside Python, unless one piece is all."""
-    if source.size <= PIECE:
-        piece = memoryview(source.read(0, source.size))
-        for span in spans:
-            span.see(0, piece)
+def _show(source: Source, spans: Collection[Onlooker], *, threads: bool) -> None:
+    """Shows everyone every piece of the file; with `threads` side by side, since hashing goes on without Python."""
+    if not threads or source.size <= PIECE:
+        for at in range(0, source.size, PIECE):
+            piece = memoryview(source.read(at, min(PIECE, source.size - at)))
+            for span in spans:
+                span.see(at, piece)
         return
     from concurrent.futures import ThreadPoolExecutor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,7 +142,8 @@ def _migrated(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    from sqlite_utils import Database
+    with _without_numpy():
+        from sqlite_utils import Database
 
     from adapterhub.registry.migrations import MIGRATIONS
 
@@ -150,6 +152,21 @@ def _migrate(connection: sqlite3.Connection) -> None:
         MIGRATIONS.apply(Database(connection, execute_plugins=False))
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextmanager
+def _without_numpy() -> Iterator[None]:
+    """sqlite-utils imports numpy where that is installed, for types of it that do not come to it here; numpy starts threads, and a
+    process that has some cannot be forked to read files.
+    """
+    if "numpy" in sys.modules:
+        yield
+        return
+    sys.modules["numpy"] = None  # type: ignore[assignment] # the import system's word for what is not there
+    try:
+        yield
+    finally:
+        del sys.modules["numpy"]
 
 
 def _connected(uri: str) -> sqlite3.Connection:

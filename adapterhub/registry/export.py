@@ -86,7 +86,7 @@ def _at_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
 
 def records(connection: sqlite3.Connection, wanted: Filter) -> Iterator[dict[str, Any]]:
     """The records that `wanted` asks for, by number, with all that belongs to them."""
-    where, given = conditions(wanted)
+    where, given = conditions(connection, wanted)
     last = -1
     while rows := rows_of(
         connection, "records", [*where, "records.id > ?"], [*given, last], "records.id", _AT_ONCE
@@ -116,7 +116,7 @@ def _files(connection: sqlite3.Connection, record: int) -> Iterator[dict[str, An
 
 
 def _recipes(connection: sqlite3.Connection, wanted: Filter) -> Iterator[dict[str, Any]]:
-    where, given = conditions(wanted)
+    where, given = conditions(connection, wanted)
     chosen = f"WHERE sha256 IN (SELECT sha256 FROM records WHERE {' AND '.join(where)})" if where else ""
     for row in connection.execute(f"SELECT * FROM recipes {chosen} ORDER BY sha256", given):
         parents = connection.execute(

@@ -27,7 +27,9 @@ SORTS = {"added": "id DESC", "name": "name COLLATE NOCASE, id", "size": "size DE
          "rank": "rank DESC, id", "path": "path, id"}  # fmt: skip
 WEIGHTS = (10.0, 8.0, 5.0, 3.0, 2.0, 1.0)
 """How much a hit counts in each column of `texts`."""
-RANKED = 5_000
+FEW = 10_000
+"""Records with a trait that are looked up quicker than the newest are asked for it one by one."""
+RANKED = 2_000
 """Of more hits than these the newest are ranked."""
 
 
@@ -71,9 +73,9 @@ _COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modifie
 _BETWEEN = "records.path >= ? AND records.path < ?"
 
 
-def conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
+def conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[Any]]:
     """The filter as conditions on `records`, and their parameters."""
-    asked = [row for row in _compared(wanted) if row[1]]
+    asked = [row for row in (*_compared(wanted), *_traits(connection, wanted)) if row[1]]
     found, given = [condition for condition, _ in asked], [value for _, values in asked for value in values]
     if wanted.fits is not None:
         found.append("records.kind IN ('lora', 'embedding', 'hypernetwork')")
@@ -98,8 +100,15 @@ def _compared(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
         yield f"records.{name} = ?", _asked(getattr(wanted, name))
     for name, comparison in _COMPARED.items():
         yield f"records.{comparison}", _asked(getattr(wanted, name))
+
+
+def _traits(connection: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
+    """The conditions on traits: of one that few have these are looked up, of others it is asked as records go by."""
     for name, traits in _TRAITS.items():
-        yield _has(traits, "AND value = ?"), _asked(getattr(wanted, name))
+        if values := _asked(getattr(wanted, name)):
+            few = f"SELECT record_id FROM traits WHERE trait IN ({_listed(traits)}) AND value = ?"
+            (count,) = connection.execute(f"SELECT count(*) FROM ({few} LIMIT {FEW + 1})", values).fetchone()
+            yield (f"records.id IN ({few})" if count <= FEW else _has(traits, "AND value = ?")), values
 
 
 def _asked(value: Any) -> list[Any]:
@@ -107,8 +116,11 @@ def _asked(value: Any) -> list[Any]:
 
 
 def _has(traits: Sequence[str], more: str) -> str:
-    names = ", ".join(f"'{trait}'" for trait in traits)
-    return f"EXISTS (SELECT 1 FROM traits WHERE record_id = records.id AND trait IN ({names}) {more})"
+    return f"EXISTS (SELECT 1 FROM traits WHERE record_id = records.id AND trait IN ({_listed(traits)}) {more})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def quoted(words: str) -> str:
@@ -158,7 +170,7 @@ def listed(
         raise UsageError(f"unknown order {sort!r}", mend=f"Known: {', '.join(SORTS)}.")
     wanted, shown = _fitting(wanted, db)
     with reading(db) as connection:
-        where, given = conditions(wanted)
+        where, given = conditions(connection, wanted)
         yield from shown(_rows(connection, "records", where, given, SORTS[sort], limit))
 
 
@@ -173,7 +185,7 @@ def hits(
         FROM texts_fts WHERE texts_fts MATCH ? ORDER BY rowid DESC LIMIT {RANKED})"""
     wanted, shown = _fitting(wanted, db)
     with reading(db) as connection:
-        where, given = conditions(wanted)
+        where, given = conditions(connection, wanted)
         source, values = f"{newest} JOIN records ON id = hit", [query, *given]
         try:
             yield from shown(_rows(connection, source, where, values, "score, id DESC", limit))

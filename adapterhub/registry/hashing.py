@@ -170,7 +170,7 @@ def _read(task: Task) -> Digested:
 
 
 def _hashes(task: Task, also: Collection[Weights] = ()) -> dict[int, dict[str, str]]:
-    found = {number: files.every_digest(path, also=also) for number, (path, *_) in task.files.items()}
+    found = {number: files.every_digest(path, also=also, threads=False) for number, (path, *_) in task.files.items()}
     return {
         number: {name: digits for name, digits in one.items() if digits and not digits.startswith(_OF_NOTHING)}
         for number, one in found.items()

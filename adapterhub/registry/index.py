@@ -34,7 +34,8 @@ TASK = 16
 def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = None, hash: bool = True) -> Indexing:  # noqa: A002 (--no-hash)
     """Brings the adapters and models under `paths` into the registry `db`; without any, those under all that were given before.
 
-    They are identified in `jobs` processes (as many as there are processors), and then, unless `hash` is false, read whole for
+    They are identified in `jobs` processes (as many as there are processors; this one alone where it has threads of its own, unless
+    `jobs` says otherwise, and then multiprocessing wants a main module that can be imported), and then, unless `hash` is false, read whole for
     their digests, fingerprint and sketch. No file is moved or changed.
     """
     started = time.perf_counter()
@@ -44,6 +45,8 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
         done = hashing.hash_all(connection, jobs) if hash else hashing.Hashing()
         with transaction(connection):
             run.moved(moving.by_content(connection, run.began))
+        connection.execute("PRAGMA analysis_limit = 400")
+        connection.execute("PRAGMA optimize")  # what the choice of an index is based on
         return Indexing(
             db=str(default_path() if db is None else db), **run.counts, hashed=done.records, bytes=done.bytes,
             waiting=hashing.waiting(connection), applications=sorted(run.applications),

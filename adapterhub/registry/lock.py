@@ -65,7 +65,7 @@ def read(path: Path) -> Lock:
 def _chosen(connection: sqlite3.Connection, refs: tuple[str, ...], wanted: Filter) -> list[int]:
     if refs:
         return list(dict.fromkeys(resolve(connection, ref) for ref in refs))
-    where, given = conditions(wanted)
+    where, given = conditions(connection, wanted)
     asked = f" WHERE {' AND '.join(where)}" if where else ""
     found = [row[0] for row in connection.execute(f"SELECT id FROM records{asked} ORDER BY path", given)]
     if not found:

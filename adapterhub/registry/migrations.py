@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Migrations
 
+from adapterhub.registry.storing import SEARCHED
+
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 MIGRATIONS = Migrations("adapterhub")
-SEARCHED = ("name", "words", "tags", "notes", "description", "training")
-"""The columns of `texts`, the most telling first."""
 
 _FIRST = (
     """

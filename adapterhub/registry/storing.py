@@ -12,10 +12,11 @@ from typing import Any
 from adapterhub.files import Problem
 from adapterhub.registry.database import stored
 from adapterhub.registry.facts import OF_HEADER, Fact, Value, rank, settled
-from adapterhub.registry.migrations import SEARCHED
 
 _RECORD = ("path", "folder", "name", "application", "kind", "container", "layout", "architecture", "variant", "rank",
            "tensors", "parameters", "size", "modified", "refused", "reason", "details")  # fmt: skip
+SEARCHED = ("name", "words", "tags", "notes", "description", "training")
+"""The columns of `texts`, the most telling first."""
 _DERIVED = ("word", "tag", "alias")
 """The traits that follow from facts; the others follow from the file."""
 ODD = "side-cars"

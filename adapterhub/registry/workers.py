@@ -34,14 +34,19 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def carried_out(
     work: Callable[[list[T]], list[R]], items: Iterable[T], jobs: int | None, *, size: int, few: int = FEW
 ) -> Iterator[list[R]]:
-    """`work` on the items, `size` at a time, in up to `jobs` processes; the results as they come, in the order of the items."""
+    """`work` on the items, `size` at a time, in up to `jobs` processes; the results as they come, in the order of the items.
+
+    If `jobs` is None, in as many as there are processors, where this one can be forked, else in this one: others import the main
+    module anew, which only the caller can know to be harmless.
+    """
     left = iter(items)
     first = list(islice(left, few))
-    jobs = jobs or available()
+    method = _start_method()
+    jobs = jobs or (available() if method == "fork" else 1)
     if jobs == 1 or len(first) < few:
         yield from map(work, in_batches(chain(first, left), size))
         return
-    yield from _spread(work, in_batches(chain(first, left), size), jobs)
+    yield from _spread(work, in_batches(chain(first, left), size), jobs, method)
 
 
 def available() -> int:
@@ -49,8 +54,10 @@ def available() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spread(work: Callable[[list[T]], list[R]], batches: Iterator[list[T]], jobs: int) -> Iterator[list[R]]:
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("forkserver"), initializer=_alone)
+def _spread(
+    work: Callable[[list[T]], list[R]], batches: Iterator[list[T]], jobs: int, method: str
+) -> Iterator[list[R]]:
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context(method), initializer=_alone)
     waiting: deque[Future[list[R]]] = deque()
     try:
         for batch in islice(batches, jobs * _AHEAD):
@@ -59,10 +66,22 @@ def _spread(work: Callable[[list[T]], list[R]], batches: Iterator[list[T]], jobs
             yield waiting.popleft().result()
             waiting.extend(pool.submit(_worked, work, batch) for batch in islice(batches, 1))
     except BrokenProcessPool:
+        pool.shutdown(wait=False, cancel_futures=True)
         raise MachineFailure("a process that read files died, perhaps for want of memory",
                              mend="Run it again: what was recorded stays. --jobs 1 takes the least memory.") from None  # fmt: skip
-    finally:
+    except BaseException:  # a task that cannot be sent leaves a pool that never ends (CPython 3.11)
         pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _start_method() -> str:
+    """A fork has everything imported already, but is safe only where no other thread holds a lock, be it of a library."""
+    try:
+        alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 (a Path for each)
+    except OSError:
+        alone = False
+    return "fork" if alone else "forkserver"
 
 
 def _worked(work: Callable[[list[T]], list[R]], batch: list[T]) -> list[R]:
