@@ -15,6 +15,8 @@ from operator import sub
 from typing import NamedTuple
 
 from adapterhub.files.limits import Limits
+from adapterhub.files.package import Problem
+from adapterhub.files.suspicions import of_names
 from adapterhub.tensors import DTYPE_BITS, Shape
 
 METADATA = "__metadata__"
@@ -49,16 +51,28 @@ class Columns(NamedTuple):
         return cls(*map(list, zip(*rows, strict=True))) if rows else cls([], [], [], [], [])
 
 
-class Plain(NamedTuple):
-    """Tensors of a header, in its order, and its text without them."""
+class Tensors(NamedTuple):
+    """The tensors of a header, whose names are all different and whose bytes follow each other; `odd` is what is odd about names."""
 
     columns: Columns
+    odd: tuple[Problem, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes they have together."""
+        return self.columns.ends[-1]
+
+
+class Plain(NamedTuple):
+    """Tensors of a header, and its text without them."""
+
+    tensors: Tensors
     rest: str
 
 
 def plain(text: str, limits: Limits) -> Plain | None:
-    """The tensors of a header that stand behind everything else, plainly spelled, each as long as its shape says; None where
-    they are not all so.
+    """The tensors of a header that stand behind everything else, plainly spelled and in order, each as long as its shape says; None
+    where they are not all so.
     """
     if text.count(_OFFSETS) > limits.tensors:
         return None
@@ -68,12 +82,12 @@ def plain(text: str, limits: Limits) -> Plain | None:
     head = text[: max(first, 0)]
     if head != "{" and not (head.startswith(f'{{"{METADATA}":') and head.endswith(",")):
         return None
-    columns = _columns(text[first:], limits)
-    return None if columns is None else Plain(columns, head.removesuffix(",") + "}")
+    tensors = _tensors(text[first:].rstrip(" "), limits)
+    return None if tensors is None else Plain(tensors, head.removesuffix(",") + "}")
 
 
 @lru_cache(maxsize=16)
-def _columns(text: str, limits: Limits) -> Columns | None:
+def _tensors(text: str, limits: Limits) -> Tensors | None:
     """The tensors in the part of a header that has nothing else. Adapters of one trainer and rank have it in common, so that
     of a folder full of them it is taken apart a few times.
     """
@@ -84,13 +98,13 @@ def _columns(text: str, limits: Limits) -> Columns | None:
     try:
         known = {kind: _measured(kind, limits) for kind in set(kinds)}
         stops = list(map(int, ends))
-        starts = [0, *stops[:-1]] if begins == ["0", *ends[:-1]] else list(map(int, begins))
     except (KeyError, ValueError):
         return None
     dtypes, shapes, sizes = map(list, zip(*map(known.__getitem__, kinds), strict=True))
-    if list(map(sub, stops, starts)) != sizes:
+    starts = [0, *stops[:-1]]
+    if begins != ["0", *ends[:-1]] or list(map(sub, stops, starts)) != sizes or len(set(names)) != len(names):
         return None
-    return Columns(starts, stops, names, dtypes, shapes)
+    return Tensors(Columns(starts, stops, names, dtypes, shapes), tuple(of_names(names)))
 
 
 def _are_plain(names: list[str]) -> bool:

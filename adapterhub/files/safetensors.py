@@ -18,7 +18,7 @@ from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import foreign, strict_json, suspicions
 from adapterhub.files.limits import FORMAT_HEADER_BYTES, Limits
 from adapterhub.files.package import Problem
-from adapterhub.files.plain_header import METADATA, Columns, Row, plain
+from adapterhub.files.plain_header import METADATA, Columns, Row, Tensors, plain
 from adapterhub.tensors import DTYPE_BITS, Chunks, LazyTensor, length
 
 PREFIX = 8
@@ -72,27 +72,29 @@ def parse_header(raw: bytes, data_size: int, path: Path | str, limits: Limits) -
     return _header(None, text, data_size, path, limits)
 
 
-def _header(known: Columns | None, text: str, data_size: int, path: Path | str, limits: Limits) -> Header:
+def _header(known: Tensors | None, text: str, data_size: int, path: Path | str, limits: Limits) -> Header:
     """The header of which `known` have been read and `text` is left."""
     problems: list[Problem] = []
     unknown: list[str] = []
     try:
-        _require_few(text, len(known.names) if known else 0, path, limits)
+        _require_few(text, len(known.columns.names) if known else 0, path, limits)
         document = strict_json.unique(_pairs(text, path, problems))
         metadata = _metadata(document.pop(METADATA, ()), path, limits, problems)
         if len(document) > (0 if known else limits.tensors):  # only metadata stands beside what is known
             _refuse(path, "too-many-tensors", f"{len(document)} tensors, above the limit of {limits.tensors}")
-        columns = known or Columns.of(_rows(document, path, limits, unknown))
-        strict_json.require_unique(columns.names)
+        columns = known.columns if known else Columns.of(_rows(document, path, limits, unknown))
+        if known is None:
+            strict_json.require_unique(columns.names)
     except strict_json.RepeatedName as error:
         _refuse(path, "duplicate-name", f"{shown(error.name)} stands twice in the header")
     except RecursionError:
         _refuse(path, "header-not-json", "the header is nested too deeply")
-    columns = _seamless(columns, data_size, path)
+    if known is None or known.size != data_size:
+        columns = _seamless(columns, data_size, path)
     if unknown:
         message = f"fields that safetensors does not know: {', '.join(unknown[:8])}"
         problems.append(Problem("warning", "unknown-field", "header", message))
-    problems += suspicions.of_names(columns.names)
+    problems += known.odd if known else suspicions.of_names(columns.names)
     problems += suspicions.of_metadata(metadata)
     return Header(columns, metadata, problems)
 

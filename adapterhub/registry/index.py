@@ -21,7 +21,7 @@ from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
 from adapterhub.registry.places import Found, OnDisk, on_disk, walk
 from adapterhub.registry.places import Trouble as Obstacle
-from adapterhub.registry.workers import carried_out, in_batches
+from adapterhub.registry.workers import carried_out, in_batches, together
 
 Signature = tuple[str | bytes, int, int, int]
 """What says whether a file is the same as before: path, inode, size, time."""
@@ -125,7 +125,7 @@ class Run:
         """Identifies what is new or changed under `roots`."""
         self.connection.execute("CREATE TEMP TABLE IF NOT EXISTS seen (id INTEGER PRIMARY KEY)")
         changed = (task for batch in in_batches(self._walk(roots), LOOKED_UP) for task in self._changed(batch))
-        for done in carried_out(looked_at, changed, self.jobs, size=TASK):
+        for done in together(carried_out(looked_at, changed, self.jobs, size=TASK)):
             with transaction(self.connection):
                 for task, found in done:
                     self._put(task, found)

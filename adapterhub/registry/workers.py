@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -47,6 +48,19 @@ def carried_out(
         yield from map(work, in_batches(chain(first, left), size))
         return
     yield from _spread(work, in_batches(chain(first, left), size), jobs, method)
+
+
+def together(results: Iterable[list[R]], *, seconds: float = 0.3) -> Iterator[list[R]]:
+    """What comes within so many seconds, in one list: a transaction takes as long for little as for much."""
+    held: list[R] = []
+    since = time.monotonic()
+    for found in results:
+        held += found
+        if time.monotonic() - since >= seconds:
+            yield held
+            held, since = [], time.monotonic()
+    if held:
+        yield held
 
 
 def available() -> int:

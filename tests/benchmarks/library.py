@@ -12,7 +12,7 @@ from adapterhub.tensors import Shape
 
 _TRAINED = (".attn1.", ".attn2.", ".ff.net.", "proj_in", "proj_out", ".self_attn.", ".mlp.")
 _SYLLABLES = "ka ri mo ta shi ne lu va or en is du bel gra mer ton sil vor qui pax".split()
-_MIX = (("sd1", 32, "kohya", 45), ("sdxl", 16, "kohya", 15), ("sdxl", 32, "kohya-unet", 15), ("sd1", 16, "diffusers", 10),
+_MIX = (("sd1", 32, "kohya", 50), ("sdxl", 16, "kohya", 10), ("sdxl", 32, "kohya-unet", 15), ("sd1", 16, "diffusers", 10),
         ("sdxl", 8, "diffusers", 5), ("sd1", 0, "embedding", 10))  # fmt: skip
 """Architecture, rank, layout and how many of a hundred."""
 

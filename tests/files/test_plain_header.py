@@ -71,7 +71,7 @@ def test_what_safetensors_writes_is_read_plainly(before):
     text = before + spelled({"a": ONE, "b": {**ONE, "data_offsets": [12, 24]}})[1:] + "   "
     found = plain(text, LIMITS)
     assert found is not None
-    assert list(zip(*found.columns, strict=True)) == [(0, 12, "a", "F16", (2, 3)), (12, 24, "b", "F16", (2, 3))]
+    assert list(zip(*found.tensors.columns, strict=True)) == [(0, 12, "a", "F16", (2, 3)), (12, 24, "b", "F16", (2, 3))]
     assert outcome(text, 24) == strictly(text, 24)
 
 

@@ -15,7 +15,7 @@ from adapterhub.layouts.identity import Identity
 from adapterhub.layouts.lora.identity import told_architecture
 from adapterhub.layouts.lora.peft_config import changed_bases
 from adapterhub.layouts.lora.placing import AlphaPlace, Fit, LoraLayout
-from adapterhub.operations.lora.module_faults import is_number, module_faults
+from adapterhub.operations.lora.module_faults import is_number, is_plain, module_faults
 from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import item
 
@@ -52,7 +52,8 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
     yield from _whole(package, identity, fit)
     yield from _mended(fit)
     for module, tensors in reading.modules.items():
-        yield from module_faults(module, tensors)
+        if not is_plain(tensors):
+            yield from module_faults(module, tensors)
 
 
 def _whole(package: Package, identity: Identity, fit: Fit) -> Iterator[Problem]:

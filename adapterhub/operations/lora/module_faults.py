@@ -30,7 +30,7 @@ _AXES: Mapping[Role, range] = {
 }  # fmt: skip
 
 
-def _is_plain(tensors: Roles) -> bool:
+def is_plain(tensors: Roles) -> bool:
     """Whether a module is a pair whose ranks meet, with a proper alpha or none: most are, and have no fault to look for."""
     down, up, alpha = tensors.get(_DOWN), tensors.get(_UP), tensors.get(_ALPHA)
     if (
@@ -46,8 +46,6 @@ def _is_plain(tensors: Roles) -> bool:
 
 def module_faults(module: Module, tensors: Roles) -> Iterator[Problem]:
     """What is wrong with the tensors of one module, by their shapes."""
-    if _is_plain(tensors):
-        return
     where = ".".join(module)
     algorithm = algorithm_of(tensors)
     if algorithm is None:
