@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.recording import record
     from adapterhub.registry.replay import replay
     from adapterhub.registry.show import show
+    from adapterhub.registry.sidecars import export_sidecars
     from adapterhub.registry.sync import sync
     from adapterhub.registry.verify import verify
     from adapterhub.registry.watch import watch
@@ -69,6 +70,7 @@ __all__ = [
     "doctor",
     "duplicates",
     "export",
+    "export_sidecars",
     "extract",
     "import_",
     "index",
@@ -133,6 +135,7 @@ _HOMES = {
     "backup": "adapterhub.registry.backup",
     "restore": "adapterhub.registry.backup",
     "export": "adapterhub.registry.export",
+    "export_sidecars": "adapterhub.registry.sidecars",
     "import_": "adapterhub.registry.importing",
     "lock": "adapterhub.registry.lock",
     "sync": "adapterhub.registry.sync",

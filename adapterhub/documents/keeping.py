@@ -198,3 +198,33 @@ class Sync(Document):
 
     folder: PathText = Field(description="where they belong")
     files: list[Synced] = Field(description="each of them")
+
+
+class SidecarChange(Document):
+    """What a side-car says otherwise now."""
+
+    field: str = Field(description="what it is about")
+    before: Any = Field(default=None, description="what it said; null for nothing")
+    after: Any = Field(description="what it says")
+
+
+class SidecarGap(Document):
+    """What a side-car has no place for."""
+
+    field: str = Field(description="what it is about")
+    reason: str = Field(description="why")
+
+
+class SidecarExport(Document):
+    """A side-car that was written, or would be: `adapterhub export --sidecar`."""
+
+    model: PathText = Field(description="the file that it lies beside")
+    family: str = Field(description="whose side-car it is")
+    sidecar: PathText | None = Field(default=None, description="where it lies")
+    created: bool = Field(default=False, description="whether there was none")
+    written: bool = Field(
+        default=False, description="whether it was written; false where nothing changed, or nothing was to be written"
+    )
+    changes: list[SidecarChange] = Field(default_factory=list, description="what it says otherwise")
+    left_out: list[SidecarGap] = Field(default_factory=list, description="what it has no place for")
+    error: str | None = Field(default=None, description="why it could not be written")
