@@ -49,7 +49,10 @@ def test_unknown_keys_stay_and_the_users_notes_come(db):
 def test_a_dry_run_writes_nothing(db):
     before = sorted(db.parent.glob("*[!lm]"))
     found = adapterhub.export_sidecars("civitai", dry_run=True, db=db)
-    assert [(Path(one.model).name, one.written) for one in found] == [("plain.safetensors", False), ("style.safetensors", False)]
+    assert [(Path(one.model).name, one.written) for one in found] == [
+        ("plain.safetensors", False),
+        ("style.safetensors", False),
+    ]
     assert sorted(db.parent.glob("*[!lm]")) == before
 
 
