@@ -195,5 +195,5 @@ def written_into(package: Package) -> Iterator[Package]:
 
 
 def as_text(recipe: Recipe) -> str:
-    """The recipe as metadata holds it."""
-    return json.dumps(recipe.model_dump(exclude_none=True, mode="json"), ensure_ascii=True)
+    """The recipe as metadata holds it: without the name of the file, so that a recipe makes the same bytes under any."""
+    return json.dumps(recipe.model_dump(exclude_none=True, exclude={"output"}, mode="json"), ensure_ascii=True)

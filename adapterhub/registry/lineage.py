@@ -127,7 +127,8 @@ def put_recipe(
     """Keeps how the file with that sha256 was made; the first that is told of a file stays."""
     row = connection.execute(
         "INSERT INTO recipes (sha256, name, command, version, parameters, output, path, recorded) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (sha256) DO UPDATE SET path = coalesce(recipes.path, excluded.path) RETURNING id",
+        "ON CONFLICT (sha256) DO UPDATE SET path = coalesce(recipes.path, excluded.path), "
+        "output = iif(recipes.output = '', excluded.output, recipes.output) RETURNING id",
         (
             digest,
             storing.clean(name),

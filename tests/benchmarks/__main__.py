@@ -39,7 +39,8 @@ import sys, torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 def one_step(pipeline):
     start = torch.Generator().manual_seed(0)
-    return pipeline.to(torch.float32)("a cat", num_inference_steps=1, height=64, width=64, output_type="latent", generator=start).images
+    pipeline.to(torch.float32)  # a copy: where weights lie in a file decides which kernels torch takes
+    return pipeline("a cat", num_inference_steps=1, height=64, width=64, output_type="latent", generator=start).images
 folder = one_step(DiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True))
 single = one_step(StableDiffusionPipeline.from_single_file(sys.argv[2], config=sys.argv[1], local_files_only=True))
 assert folder.isfinite().all() and folder.std() and torch.equal(folder, single)

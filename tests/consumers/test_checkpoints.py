@@ -131,7 +131,12 @@ def assert_equal(found: torch.nn.Module, wanted: torch.nn.Module) -> None:
 
 
 def sampled(pipeline: Any, name: str) -> torch.Tensor:
-    """One step of a pipeline from a fixed seed."""
+    """One step of a pipeline from a fixed seed; where weights lie in a mapped file decides which kernels torch takes, and so the last
+    bit, so that they are copied first.
+    """
+    for component in pipeline.components.values():
+        for weight in component.parameters() if isinstance(component, torch.nn.Module) else ():
+            weight.data = weight.data.clone()
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     options = {"num_inference_steps": 1, "output_type": "latent", "generator": generator, **CLASSES[name][1]}
@@ -183,7 +188,7 @@ def test_the_level_that_transformers_dropped_makes_no_difference(saved: Saved, t
             changed += short
     assert changed == ("text_encoder" in saved.components)  # CLIPTextModel; the one with a projection kept the level
     adapterhub.convert(other, tmp_path / "model.safetensors", to="single-file")
-    assert (tmp_path / "model.safetensors").read_bytes() == saved.single.read_bytes()
+    assert without_recipe(tmp_path / "model.safetensors") == without_recipe(saved.single)
 
 
 WAYS: dict[str, tuple[dict[str, Any], str]] = {
@@ -197,6 +202,15 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+def without_recipe(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Header and data of a file, but for what it tells of the file that it was made of."""
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header["__metadata__"].pop("adapterhub.recipe")
+    return header, raw[start:]
+
+
 @pytest.mark.parametrize(("way", "file"), WAYS.values(), ids=WAYS)
 def test_however_diffusers_saves_it_the_single_file_is_the_same(
     saved_as: Callable[[str], Saved], way: dict[str, Any], file: str, tmp_path: Path
@@ -205,7 +219,7 @@ def test_however_diffusers_saves_it_the_single_file_is_the_same(
     saved.pipeline.save_pretrained(tmp_path / "theirs", **way)
     assert (tmp_path / "theirs" / "unet" / file).is_file()
     adapterhub.convert(tmp_path / "theirs", tmp_path / "model.safetensors", to="single-file")
-    assert (tmp_path / "model.safetensors").read_bytes() == saved.single.read_bytes()
+    assert without_recipe(tmp_path / "model.safetensors") == without_recipe(saved.single)
 
 
 def test_our_shards_open(saved_as: Callable[[str], Saved], tmp_path: Path) -> None:

@@ -43,11 +43,15 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "embedding nearest": ((EVIL, "--base", OUT), (WORD, "--tokenizer", TOKENS, "--text-encoder", EVIL)),
     "hypernetwork scale": ((EVIL, "2", "-o", f"{OUT}.pt"),),
     "hypernetwork merge": ((f"{EVIL}:1", EVIL, "-o", f"{OUT}.pt"), (EVIL, EVIL, "--method", "chain", "-o", OUT, "--to", "a1111")),
+    "compatible": ((EVIL,), (STYLE, EVIL), (EVIL, "--json")),
+    **dict.fromkeys("index watch list search show tag note rate alias remove duplicates similar lineage replay verify doctor backup "
+                    "restore export import lock sync".split(), ()),
     "layouts": (),
     "architectures": (),
     "demo": (),
 }  # fmt: skip
-"""Every command, in every way in which it opens a file. The last ones open none that is given to them."""
+"""Every command, in every way in which it opens a file. The last ones open none that is given to them, but for `index`, which keeps
+what it refuses: see below."""
 
 
 def commands(group: Any, names: Any, before: str = "") -> Iterator[str]:
@@ -104,6 +108,21 @@ def test_no_command_runs_what_a_file_calls(scene: Scene, what: str, container: s
     make, named = PICKLES[what]
     scene.evil.write_bytes(CONTAINERS[container](make(str(scene.marker))))
     scene.refused(scene.evil, named)
+
+
+@pytest.mark.parametrize("what", PICKLES)
+def test_the_registry_keeps_what_it_refuses_and_runs_none_of_it(
+    scene: Scene, cli: Callable[..., Any], what: str, tmp_path: Path
+) -> None:
+    make, named = PICKLES[what]
+    scene.evil.write_bytes(CONTAINERS["zip"](make(str(scene.marker))))
+    db = tmp_path / "r.db"
+    assert cli("index", scene.evil, "--db", db).status == 0
+    (record,) = json.loads(cli("list", "--problem", "any", "--json", "--db", db).out)
+    assert (named in record["reason"], record["kind"]) == (True, "unknown")
+    for command in (("verify",), ("duplicates", "--confirm"), ("doctor",), ("show", "evil"), ("export",)):
+        cli(*command, "--db", db)
+    assert not scene.marker.exists()
 
 
 @pytest.mark.parametrize("place", HIDDEN)
