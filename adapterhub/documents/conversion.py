@@ -75,7 +75,8 @@ class Recipe(Document):
     )
     inputs: list[Ingredient] = Field(default_factory=list, description="what it was made of")
     output: str = Field(
-        default="", description="what it was called, without its folder, a folder with a slash behind it; not in the metadata"
+        default="",
+        description="what it was called, without its folder, a folder with a slash behind it; not in the metadata",
     )
 
 

@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from adapterhub.documents import Indexing, Trouble
 from adapterhub.errors import AdapterhubError, UsageError
-from adapterhub.registry import hashing, moving, storing
+from adapterhub.registry import hashing, known, moving, storing
 from adapterhub.registry.database import default_path, place, reading, restored, stored, transaction, writing
 from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
@@ -23,8 +22,6 @@ from adapterhub.registry.places import Found, OnDisk, on_disk, walk
 from adapterhub.registry.places import Trouble as Obstacle
 from adapterhub.registry.workers import carried_out, in_batches, together
 
-Signature = tuple[str | bytes, int, int, int]
-"""What says whether a file is the same as before: path, inode, size, time."""
 LOOKED_UP = 500
 """Paths that are looked up at a time."""
 TASK = 16
@@ -34,9 +31,9 @@ TASK = 16
 def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = None, hash: bool = True) -> Indexing:  # noqa: A002 (--no-hash)
     """Brings the adapters and models under `paths` into the registry `db`; without any, those under all that were given before.
 
-    They are identified in `jobs` processes (as many as there are processors; this one alone where it has threads of its own, unless
-    `jobs` says otherwise, and then multiprocessing wants a main module that can be imported), and then, unless `hash` is false, read whole for
-    their digests, fingerprint and sketch. No file is moved or changed.
+    They are identified and then, unless `hash` is false, read whole for their digests, fingerprint and sketch. No file is moved
+    or changed. `jobs` are processes: as many as there are processors, or this one alone where it has threads of its own; if a
+    number is given there, multiprocessing wants a main module that can be imported.
     """
     started = time.perf_counter()
     with writing(db) as connection:
@@ -133,8 +130,8 @@ class Run:
     def _know(self, roots: Sequence[Path]) -> None:
         with transaction(self.connection):
             for root in roots:
-                known = self.connection.execute("SELECT 1 FROM roots WHERE path = ?", (stored(root),)).fetchone()
-                if not known and not root.exists():
+                row = self.connection.execute("SELECT 1 FROM roots WHERE path = ?", (stored(root),)).fetchone()
+                if row is None and not root.exists():
                     raise UsageError(f"{root}: no such file or folder")
                 self.connection.execute("INSERT OR IGNORE INTO roots (path) VALUES (?)", (stored(root),))
 
@@ -149,22 +146,22 @@ class Run:
 
     def _changed(self, batch: Sequence[Found]) -> Iterator[Task]:
         """Those of the batch that must be looked at."""
-        known = _known(self.connection, batch)
-        passed = _passed(self.connection, batch)
+        before = known.known(self.connection, batch)
+        passed = known.passed(self.connection, batch)
         seen = []
         for found in batch:
             key = stored(found.path)
-            if passed.get(key) == _signature(found.files):
+            if passed.get(key) == known.signature(found.files):
                 continue
             self.count("found")
             beside = self.beside.of(found)
-            record = known.get(key)
+            record = before.get(key)
             if record is not None:
                 seen.append((record.id,))
-            if record is None or record.files != _signature(found.files):
+            if record is None or record.files != known.signature(found.files):
                 self.count("new" if record is None else "changed")
                 yield Task(found, known=record is not None, beside=beside)
-            elif record.missing or record.beside != _signature(beside):
+            elif record.missing or record.beside != known.signature(beside):
                 self.count("changed")
                 yield Task(found, known=True, beside=beside, only_beside=True)
             else:
@@ -182,7 +179,9 @@ class Run:
             self.count("changed" if task.known else "new", -1)
             self.troubles.append(Trouble(path=str(task.found.path), message=found.failed))
             return
-        record = self._beside(task, found) if task.only_beside else self._record(task, found)
+        record = self._beside(task) if task.only_beside else self._record(task, found)
+        if record is None:  # another process forgot it meanwhile
+            return
         storing.put_facts(self.connection, record, found.facts, found.odd, header=not task.only_beside)
         storing.settle(self.connection, record)
         self.connection.execute("INSERT OR IGNORE INTO seen VALUES (?)", (record,))
@@ -202,65 +201,21 @@ class Run:
         self.count("refused", found.columns.get("refused") is not None)
         return record
 
-    def _beside(self, task: Task, found: Identified) -> int:
+    def _beside(self, task: Task) -> int | None:
         """Of a record that is as it was: what lies beside it."""
-        key = stored(task.found.path)
-        (record,) = self.connection.execute("SELECT id FROM records WHERE path = ?", (key,)).fetchone()
-        self.connection.execute("UPDATE records SET missing = NULL WHERE id = ?", (record,))
-        storing.replace_files(self.connection, record, _roles(task.beside))
-        return int(record)
+        row = self.connection.execute(
+            "UPDATE records SET missing = NULL WHERE path = ? RETURNING id", (stored(task.found.path),)
+        ).fetchone()
+        if row is not None:
+            storing.replace_files(self.connection, row["id"], _roles(task.beside))
+        return None if row is None else int(row["id"])
 
     def _pass_over(self, found: Found) -> None:
+        """What holds nothing of ours is no record, or no longer."""
         (file,) = found.files
+        self.connection.execute("DELETE FROM records WHERE path = ?", (stored(found.path),))
         self.connection.execute("INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?, ?)",
                                 (stored(found.path), *map(storing.signed, file[1:])))  # fmt: skip
-
-
-class Known(NamedTuple):
-    """What the registry knows of a path: the record, and what its files were."""
-
-    id: int
-    missing: bool
-    files: frozenset[Signature]
-    beside: frozenset[Signature]
-
-
-def _known(connection: sqlite3.Connection, batch: Sequence[Found]) -> dict[str | bytes, Known]:
-    rows = connection.execute(
-        "SELECT records.path, records.id, missing, files.path AS file, role, inode, files.size, mtime_ns FROM records "
-        f"JOIN files ON record_id = records.id WHERE records.path IN ({_marks(batch)})", _paths(batch),
-    ).fetchall()  # fmt: skip
-    found: dict[str | bytes, list[sqlite3.Row]] = {}
-    for row in rows:
-        found.setdefault(row["path"], []).append(row)
-    return {path: Known(of[0]["id"], of[0]["missing"] is not None, _signed(row for row in of if row["role"] == "content"),
-                        _signed(row for row in of if row["role"] != "content")) for path, of in found.items()}  # fmt: skip
-
-
-def _passed(connection: sqlite3.Connection, batch: Sequence[Found]) -> dict[str | bytes, frozenset[Signature]]:
-    """The files that hold nothing of ours."""
-    rows = connection.execute(
-        f"SELECT path, path AS file, inode, size, mtime_ns FROM passed WHERE path IN ({_marks(batch)})", _paths(batch)
-    )
-    return {row["path"]: _signed([row]) for row in rows}
-
-
-def _marks(batch: Sequence[Found]) -> str:
-    return ", ".join("?" * len(batch))
-
-
-def _paths(batch: Sequence[Found]) -> list[str | bytes]:
-    return [stored(found.path) for found in batch]
-
-
-def _signed(rows: Iterable[sqlite3.Row]) -> frozenset[Signature]:
-    return frozenset((row["file"], row["inode"], row["size"], row["mtime_ns"]) for row in rows)
-
-
-def _signature(files: Iterable[OnDisk]) -> frozenset[Signature]:
-    return frozenset(
-        (stored(file.path), storing.signed(file.inode), file.size, storing.signed(file.mtime_ns)) for file in files
-    )
 
 
 def _roles(beside: Iterable[OnDisk]) -> list[tuple[Path, str, tuple[int, int, int, int]]]:
