@@ -146,8 +146,10 @@ def _digested(task: Task) -> Digested:
         done = _read(task)
         if not all(_is_as_known(*file) for file in task.files.values()):
             return Digested(task, failed="it changed while it was read")
-    except (AdapterhubError, OSError) as error:
-        return Digested(task, failed=getattr(error, "message", None) or str(error))
+    except AdapterhubError as error:
+        return Digested(task, failed=error.message)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other files are still to be read
+        return Digested(task, failed=f"{type(error).__name__}: {error}")
     return done
 
 

@@ -73,7 +73,7 @@ def _looked_at(task: Task) -> Identified:
 
 
 def identify(path: Path) -> Identified:
-    """What lies at `path`; whatever it is, this raises nothing that adapterhub raises on purpose."""
+    """What lies at `path`. Whatever it is, this raises nothing: the other files are still to be looked at."""
     from adapterhub.operations.inspect import inspect
 
     try:
@@ -82,14 +82,14 @@ def identify(path: Path) -> Identified:
         return Identified({}, passed=True) if path.exists() else Identified({}, failed=error.message)
     except MachineFailure as error:
         return Identified({}, failed=error.message)
-    except OSError as error:
-        return Identified({}, failed=str(error))
     except RefusedInput as error:
         if path.suffix.lower() in _PICTURES:
             return Identified({}, passed=True)
         return Identified(
             {"kind": "unknown", "refused": getattr(error, "rule", "broken-adapter"), "reason": str(error)}
         )
+    except Exception as error:  # noqa: BLE001
+        return Identified({}, failed=f"{type(error).__name__}: {error}")
     if found.kind == "unknown" and path.suffix.lower() in _PICTURES:
         return Identified({}, passed=True)
     return _identified(found)

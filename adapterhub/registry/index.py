@@ -212,10 +212,10 @@ class Run:
 
     def _pass_over(self, found: Found) -> None:
         """What holds nothing of ours is no record, or no longer."""
-        (file,) = found.files
         self.connection.execute("DELETE FROM records WHERE path = ?", (stored(found.path),))
-        self.connection.execute("INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?, ?)",
-                                (stored(found.path), *map(storing.signed, file[1:])))  # fmt: skip
+        if len(found.files) == 1:
+            self.connection.execute("INSERT OR REPLACE INTO passed VALUES (?, ?, ?, ?, ?)",
+                                    (stored(found.path), *map(storing.signed, found.files[0][1:])))  # fmt: skip
 
 
 def _roles(beside: Iterable[OnDisk]) -> list[tuple[Path, str, tuple[int, int, int, int]]]:

@@ -247,3 +247,32 @@ def test_a_file_that_changes_while_it_is_hashed_waits(library, db, monkeypatch):
     assert adapterhub.show("style", db=db).hashed is False
     adapterhub.index(library, db=db)
     assert adapterhub.show("style", db=db).hashed is True
+
+
+def test_a_picture_that_holds_an_embedding_is_a_record_and_another_is_passed_over(tmp_path, db, monkeypatch):
+    from PIL import Image
+
+    word = embedding(tmp_path / "word.safetensors")
+    adapterhub.convert(word, tmp_path / "card.png", to="a1111-image")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    first = adapterhub.index(tmp_path, db=db)
+    assert (first.found, sorted(one.name for one in adapterhub.list(db=db))) == (2, ["card", "word"])
+    monkeypatch.setattr("adapterhub.registry.identified.identify", _never)
+    assert adapterhub.index(tmp_path, db=db).unchanged == 2
+    monkeypatch.undo()
+    Image.new("RGB", (8, 8)).save(tmp_path / "card.png")
+    adapterhub.index(tmp_path, db=db)
+    assert [one.name for one in adapterhub.list(db=db)] == ["word"]
+
+
+def test_a_defect_of_ours_costs_one_file(library, db, monkeypatch):
+    from adapterhub.operations import inspect as module
+
+    real = module.inspect
+    monkeypatch.setattr(module, "inspect", lambda path: 1 / 0 if path.name == "style.safetensors" else real(path))
+    done = adapterhub.index(library, db=db)
+    assert [(Path(one.path).name, one.message) for one in done.troubles] == [
+        ("style.safetensors", "ZeroDivisionError: division by zero")
+    ]
+    assert done.found == 4
+    assert len(adapterhub.list(db=db)) == 3
