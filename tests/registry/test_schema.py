@@ -14,7 +14,7 @@ from adapterhub.registry.database import APPLICATION, VERSION, writing
 from adapterhub.registry.migrations import MIGRATIONS
 from tests.registry.libraries import adapter, embedding, rows
 
-STORED = Path(__file__).parents[2] / "fixtures" / "registries"
+STORED = Path(__file__).with_name("stored")
 
 
 def test_the_version_is_how_many_steps_there_are():
