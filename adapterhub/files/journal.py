@@ -51,7 +51,8 @@ def overwrite(path: Path, descriptor: int, old: bytes, new: bytes) -> None:
 def finish(path: Path, descriptor: int) -> bool:
     """Finishes an edit of the file that was cut off, if there was one, and removes its journal."""
     journal = journal_of(path)
-    found = _kept(journal)
+    with machine("read", journal):
+        found = _kept(journal)
     if found is None:
         return False
     old, new = found

@@ -94,7 +94,7 @@ def _keep(connection: sqlite3.Connection, known: Known, done: HeaderMetadata) ->
     """What is true of the file as it was before."""
     connection.execute(
         "INSERT OR IGNORE INTO hashes (file_id, name, value) SELECT files.id, json_each.key, json_each.value "
-        "FROM files, json_each(?) WHERE record_id = ? AND path = ?",
+        "FROM files, json_each(?) WHERE record_id = ? AND files.path = ?",
         (json.dumps(dict(known.digests)), known.record, known.file),
     )
     if not all(one.field.startswith(_MEANINGLESS) for one in done.changes):

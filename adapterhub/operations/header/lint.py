@@ -13,6 +13,7 @@ from adapterhub.operations.header import rules, thumbnail
 from adapterhub.operations.problems import error, warning
 
 _SET = "adapterhub metadata --set"
+_MENDED = {"hash_sha256": "adapterhub convert writes it, of the data."}
 _DIGEST_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _LARGEST = 100_000
 """Bytes of a thumbnail above which it is not "very small"."""
@@ -56,7 +57,12 @@ def _presence(metadata: Mapping[str, str], facts: Facts) -> Iterator[Problem]:
             yield error("modelspec-missing", rules.PREFIX + name, "must be there", f"{_SET} {rules.PREFIX}{name}=…")
     for name in rules.SHOULD:
         if name not in spec:
-            yield warning("modelspec-advised", rules.PREFIX + name, "should be there", f"{_SET} {rules.PREFIX}{name}=…")
+            yield warning(
+                "modelspec-advised",
+                rules.PREFIX + name,
+                "should be there",
+                _MENDED.get(name, f"{_SET} {rules.PREFIX}{name}=…"),
+            )
 
 
 def _formats(metadata: Mapping[str, str], facts: Facts) -> Iterator[Problem]:

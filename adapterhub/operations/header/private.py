@@ -27,7 +27,7 @@ _SEGMENT = rf"{_BLANK}(?:{_BETWEEN}{{0,120}}{_BLANK})?"
 """A folder's name, which may have spaces within."""
 _LAST = rf"{_BLANK}*+"
 _START = r"(?:(?<![\s\S])|(?<=[,;\n])|(?<=[,;]\ ))"
-_ALONE = r"(?<![\w.:/+<#&?=%~\\-])"
+_ALONE = r"(?<![\w.:/+<#&?%~\\-])"
 
 
 class Pattern(NamedTuple):
