@@ -6,7 +6,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,13 +111,13 @@ def _edit(path: Path, source: Source, descriptor: int, change: Change, limits: L
     if fits:
         journal.overwrite(path, descriptor, len(old.raw).to_bytes(8, "little") + old.raw, whole)
     else:
-        _rewrite(path, whole, stat.S_IMODE(was.st_mode), limits)
+        _rewrite(path, whole, was, limits)
     new = read_header(path, limits=limits)
     with machine("read", path):
         return replace(done, new=new, now=_stamp(os.stat(path)), in_place=fits)
 
 
-def _rewrite(path: Path, head: bytes, mode: int, limits: Limits) -> None:
+def _rewrite(path: Path, head: bytes, was: os.stat_result, limits: Limits) -> None:
     """The same data behind a longer header, in a new file that takes the place of the old; links to it stay links."""
     real = Path(os.path.realpath(path))
     opened = open_file(real, limits)
@@ -126,7 +126,9 @@ def _rewrite(path: Path, head: bytes, mode: int, limits: Limits) -> None:
         with publishing.unpublished_file(real) as (temporary, descriptor):
             with machine("write", path):
                 write_safetensors(file, descriptor, (), reread=False, digest=False)
-                os.fchmod(descriptor, mode)
+                with suppress(OSError):  # only root may give a file away
+                    os.fchown(descriptor, was.st_uid, was.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(was.st_mode))
                 os.fsync(descriptor)
             for source in opened.sources.values():
                 source.ensure_unchanged()

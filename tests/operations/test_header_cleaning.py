@@ -25,6 +25,7 @@ SHORTENED = {
     "on /mnt/disk/base.ckpt, at rank 4": "on base.ckpt, at rank 4",
     "--base=/workspace/kohya/base.ckpt": "--base=base.ckpt",
     f"token {HF}!": f"token {REMOVED}!",
+    f"token_{HF} my-{OPENAI}": f"token_{REMOVED} my-{REMOVED}",
     f"{OPENAI} {GITHUB} {AWS} {JWT}": " ".join([REMOVED] * 4),
     "ask joe.doe+lora@example.co.uk": f"ask {REMOVED}",
     "https://joe:pw@intern.example.com/x.ckpt and more": f"{REMOVED} and more",

@@ -58,16 +58,16 @@ def _row(what: Private, pattern: str, kept: Callable[[re.Match[str]], str] = _no
     return Pattern(what, re.compile(pattern, flags), kept)
 
 
-_WORD = r"(?<![A-Za-z0-9_-])"
+_EDGE, _WORD = r"(?<![A-Za-z0-9])", r"(?<![A-Za-z0-9_-])"
 PATTERNS = (
     _row("url-with-credentials", r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,20}+://[^\s/@\"'<>\[\]]++@[^\s\"'<>]*+"),
     _row("secret", r"(?<=[?&])(token|api_?key|access_token|auth|signature|sig|X-Amz-[A-Za-z]{1,32}+)=[^&\s\"'<>\[\]#]++",
          _unvalued, re.IGNORECASE),
-    _row("secret", _WORD + r"(?:hf_|api_org_)[A-Za-z0-9]{16,}+"),
-    _row("secret", _WORD + r"(?:sk-[A-Za-z0-9_-]{20,}+|[sr]k_live_[A-Za-z0-9]{16,}+)"),
-    _row("secret", _WORD + r"(?:gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_[A-Za-z0-9_]{16,}+|glpat-[A-Za-z0-9_-]{16,}+)"),
-    _row("secret", _WORD + r"(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])"),
-    _row("secret", _WORD + r"(?:xox[abprs]-[A-Za-z0-9-]{10,}+|AIza[A-Za-z0-9_-]{35}|r8_[A-Za-z0-9]{20,}+)"),
+    _row("secret", _EDGE + r"(?:hf_|api_org_)[A-Za-z0-9]{16,}+"),
+    _row("secret", _EDGE + r"(?:sk-[A-Za-z0-9_-]{20,}+|[sr]k_live_[A-Za-z0-9]{16,}+)"),
+    _row("secret", _EDGE + r"(?:gh[pousr]_[A-Za-z0-9]{16,}+|github_pat_[A-Za-z0-9_]{16,}+|glpat-[A-Za-z0-9_-]{16,}+)"),
+    _row("secret", _EDGE + r"(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])"),
+    _row("secret", _EDGE + r"(?:xox[abprs]-[A-Za-z0-9-]{10,}+|AIza[A-Za-z0-9_-]{35}|r8_[A-Za-z0-9]{20,}+)"),
     _row("secret", _WORD + r"eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{4,}+(?:\.[A-Za-z0-9_-]*+)?"),
     _row("secret", r"-----BEGIN [A-Z ]{0,24}PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*+(?:-----END [A-Z ]{0,24}PRIVATE KEY-----)?"),
     _row("e-mail", r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@(?:[A-Za-z0-9-]++\.)+[A-Za-z]{2,}+"),
