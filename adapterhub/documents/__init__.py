@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Source,
         Target,
     )
+    from adapterhub.documents.header import Cleaning, FieldChange, FileStamp, HeaderMetadata, Redaction, Thumbnail
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
         Audit,
@@ -99,6 +100,7 @@ __all__ = [
     "ArchitectureInfo",
     "Audit",
     "BlockDifference",
+    "Cleaning",
     "Command",
     "Compatibility",
     "ComponentDifference",
@@ -121,10 +123,13 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "FieldChange",
+    "FileStamp",
     "Finding",
     "Forecast",
     "Group",
     "Hashes",
+    "HeaderMetadata",
     "HeatMap",
     "HypernetworkStructure",
     "Imported",
@@ -152,6 +157,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordFile",
+    "Redaction",
     "Replay",
     "SidecarChange",
     "SidecarExport",
@@ -164,6 +170,7 @@ __all__ = [
     "Sync",
     "Synced",
     "Target",
+    "Thumbnail",
     "Token",
     "TokenTable",
     "Told",
@@ -185,6 +192,7 @@ _HOMES = {
         ),
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
+        ("header", "Cleaning FieldChange FileStamp HeaderMetadata Redaction Thumbnail"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
@@ -207,6 +215,8 @@ _PUBLIC = {
     "validation": "Validation",
     "conversion": "Conversion",
     "hypernetwork": "HypernetworkStructure",
+    "metadata": "HeaderMetadata",
+    "cleaning": "Cleaning",
     "difference": "Difference",
     "compatibility": "Compatibility",
     "nearest": "Nearest",
