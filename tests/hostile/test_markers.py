@@ -44,6 +44,7 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "hypernetwork scale": ((EVIL, "2", "-o", f"{OUT}.pt"),),
     "hypernetwork merge": ((f"{EVIL}:1", EVIL, "-o", f"{OUT}.pt"), (EVIL, EVIL, "--method", "chain", "-o", OUT, "--to", "a1111")),
     "compatible": ((EVIL,), (STYLE, EVIL), (EVIL, "--json")),
+    "metadata": ((EVIL,), (EVIL, "--json", "--lint"), (EVIL, "--set", "a=b")),
     **dict.fromkeys("index watch list search show tag note rate alias remove duplicates similar lineage replay verify doctor backup "
                     "restore export import lock sync".split(), ()),
     "layouts": (),
