@@ -44,15 +44,14 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "hypernetwork scale": ((EVIL, "2", "-o", f"{OUT}.pt"),),
     "hypernetwork merge": ((f"{EVIL}:1", EVIL, "-o", f"{OUT}.pt"), (EVIL, EVIL, "--method", "chain", "-o", OUT, "--to", "a1111")),
     "compatible": ((EVIL,), (STYLE, EVIL), (EVIL, "--json")),
-    "metadata": ((EVIL,), (EVIL, "--json", "--lint"), (EVIL, "--set", "a=b")),
     **dict.fromkeys("index watch list search show tag note rate alias remove duplicates similar lineage replay verify doctor backup "
-                    "restore export import lock sync".split(), ()),
+                    "restore export import lock sync metadata".split(), ()),
     "layouts": (),
     "architectures": (),
     "demo": (),
 }  # fmt: skip
 """Every command, in every way in which it opens a file. The last ones open none that is given to them, but for `index`, which keeps
-what it refuses: see below."""
+what it refuses: see below, and `metadata`, which has no use for them."""
 
 
 def commands(group: Any, names: Any, before: str = "") -> Iterator[str]:
