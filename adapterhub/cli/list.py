@@ -18,7 +18,7 @@ from adapterhub.cli.rows import filters, outputs, show, shown_at_most, wanted
 @outputs
 @db
 @debug
-def command(sort: str, limit: int | None, form: str | None, db: Path | None, **given: Any) -> int:
+def command(sort: str, limit: int | None, form: str | None, db: Path | None, **given: Any) -> None:
     from adapterhub.registry.find import listed
 
-    return show(listed(wanted(given), db=db, sort=sort, limit=shown_at_most(form, limit)), form, limit)
+    show(listed(wanted(given), db=db, sort=sort, limit=shown_at_most(form, limit)), form, limit)

@@ -83,7 +83,10 @@ def wanted(given: dict[str, Any]) -> Any:
 
 _OUTPUTS = (
     click.option(
-        "--limit", type=click.IntRange(min=0), metavar="N", help=f"So many at most; people are shown {SHOWN}."
+        "--limit",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help=f"So many at most, 0 for all; people are shown {SHOWN}.",
     ),
     click.option("--json", "form", flag_value="json", help="Print one JSON document."),
     click.option("--nl", "form", flag_value="nl", help="Print one JSON document a line."),
@@ -100,11 +103,11 @@ def outputs(command: F) -> F:
 
 def shown_at_most(form: str | None, limit: int | None) -> int | None:
     """The limit of a question; one more than people are shown, to know whether there are more."""
-    return SHOWN + 1 if form is None and limit is None else limit
+    return SHOWN + 1 if form is None and limit is None else limit or None
 
 
 def show(found: Iterator[str], form: str | None, limit: int | None) -> int:
-    """The records, each as its JSON; status 1 where there is none."""
+    """The records, each as its JSON; 1 where there is none."""
     if form == "json":
         texts = list(found)
         write("[" + ",\n".join(texts) + "]")
@@ -113,13 +116,13 @@ def show(found: Iterator[str], form: str | None, limit: int | None) -> int:
         return _lines(found)
     if form == "csv":
         return _csv(found)
-    rows = [json.loads(text) for text in islice(found, SHOWN if limit is None else limit)]
+    rows = [json.loads(text) for text in islice(found, SHOWN if limit is None else limit or None)]
     if rows:
         fitting = "readers" in rows[0]
         cells = [(*_row(row), _readers(row)) if fitting else _row(row) for row in rows]
         write("\n".join(columns([(*_HEADS, "read by") if fitting else _HEADS, *cells])))
     if limit is None and next(found, None) is not None:
-        note("… and more: --limit N shows N, --limit 0 none but says whether there are any, --json all.")
+        note("… and more: --limit N shows so many, --limit 0 all.")
     return 0 if rows else 1
 
 

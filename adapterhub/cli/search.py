@@ -24,4 +24,4 @@ def command(
     from adapterhub.registry.find import hits
 
     found = hits(" ".join(words), wanted(given), db=db, fts=fts, limit=shown_at_most(form, limit))
-    return show(found, form, limit)
+    return show(found, form, limit)  # as grep does

@@ -193,11 +193,15 @@ class TestForms:
             cli("search", "elephants", "--db", db, *form).status for form in ((), ("--json",), ("--nl",), ("--csv",))
         ] == [1] * 4
         assert cli("search", "elephants", "--db", db, "--json").out == "[]\n"
+        empty = cli("list", "--kind", "checkpoint", "--db", db, "--json")
+        assert (empty.status, empty.out) == (0, "[]\n")
 
     def test_people_see_a_line_each_and_are_told_of_more(self, cli, db, monkeypatch):
         monkeypatch.setattr("adapterhub.cli.rows.SHOWN", 2)
         out = cli("list", "--db", db)
         assert (len(out.out.splitlines()), "more" in out.err) == (3, True)
+        assert len(cli("list", "--db", db, "--limit", 0).out.splitlines()) == 5
+        assert len(cli("list", "--db", db, "--limit", 1).out.splitlines()) == 2
 
     def test_show_tells_who_said_what(self, cli, db):
         out = cli("show", "cats", "--db", db)
