@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
+    from adapterhub.hub.remote import inspect, validate
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
-    from adapterhub.operations.inspect import inspect
     from adapterhub.operations.lora.combine import combine
     from adapterhub.operations.lora.extract import extract
     from adapterhub.operations.lora.resize import resize
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from adapterhub.operations.merge.unmerge import unmerge
     from adapterhub.operations.plot import plot
     from adapterhub.operations.scale import scale
-    from adapterhub.operations.validate import validate
     from adapterhub.registry.backup import backup, restore
     from adapterhub.registry.doctor import doctor
     from adapterhub.registry.edit import alias, note, rate, remove, tag
@@ -106,13 +105,13 @@ _HOMES = {
     "combine": "adapterhub.operations.lora.combine",
     "compatible": "adapterhub.operations.fit.compatible",
     "extract": "adapterhub.operations.lora.extract",
-    "inspect": "adapterhub.operations.inspect",
+    "inspect": "adapterhub.hub.remote",
     "plot": "adapterhub.operations.plot",
     "resize": "adapterhub.operations.lora.resize",
     "scale": "adapterhub.operations.scale",
     "merge": "adapterhub.operations.merge.merge",
     "unmerge": "adapterhub.operations.merge.unmerge",
-    "validate": "adapterhub.operations.validate",
+    "validate": "adapterhub.hub.remote",
     "index": "adapterhub.registry.index",
     "show": "adapterhub.registry.show",
     "list": "adapterhub.registry.find:list_",  # the builtin's name, outside of it

@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 _STATUSES = {
     400: Row(UsageError, "the server does not take the request for {what}", "Look at its spelling."),
-    401: Row(NoAccess, "the token is not accepted for {what}", "Log in again with hf auth login, or unset HF_TOKEN."),
+    401: Row(NoAccess, "{what} takes a login, and the token, if there is one, is not accepted", _LOGIN),
     403: Row(NoAccess, "the token may not do this with {what}", "Take one that may, or ask the owner."),
     404: Row(NotFound, "{what} is not there", "Look at its spelling."),
     409: Row(UsageError, "{what} is in the way", "Take another name, or say that it may be there."),
@@ -81,6 +81,12 @@ def explained(what: str) -> Iterator[None]:
             raise
         status = getattr(getattr(error, "response", None), "status_code", "")
         raise row.error(row.message.format(what=what, status=status), mend=row.mend) from error
+
+
+def refusal(status: int, what: str) -> AdapterhubError:
+    """What an answer of this status means, where the client did not look at it."""
+    row = _STATUSES.get(status, _REFUSED)
+    return row.error(row.message.format(what=what, status=status), mend=row.mend)
 
 
 def _row(error: Exception) -> Row | None:

@@ -24,7 +24,7 @@ def safe_name(text: str, otherwise: str = "download") -> str:
     """
     last = re.split(r"[\\/]", unquote(text))[-1]
     kept = "".join(c if c.isprintable() and not _FORBIDDEN.match(c) else "_" for c in last)
-    kept = _LOOKS_LIKE_SPACE.sub(" ", kept).strip(" .")
+    kept = _LOOKS_LIKE_SPACE.sub(" ", kept).strip(" .~")
     kept = _cut(kept)
     return f"_{kept}" if _RESERVED.match(kept) else kept or otherwise
 
