@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
+    from adapterhub.hub.pull import pull
     from adapterhub.hub.remote import inspect, validate
+    from adapterhub.hub.search import search_hub
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
@@ -79,6 +81,7 @@ __all__ = [
     "merge",
     "note",
     "plot",
+    "pull",
     "rate",
     "record",
     "remove",
@@ -87,6 +90,7 @@ __all__ = [
     "restore",
     "scale",
     "search",
+    "search_hub",
     "show",
     "similar",
     "sync",
@@ -135,6 +139,8 @@ _HOMES = {
     "import_": "adapterhub.registry.importing",
     "lock": "adapterhub.registry.lock",
     "sync": "adapterhub.registry.sync",
+    "pull": "adapterhub.hub.pull",
+    "search_hub": "adapterhub.hub.search",
     "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts"}

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Source,
         Target,
     )
+    from adapterhub.documents.hub import HubModel, HubSearch, Pulled, PulledFile
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
         Audit,
@@ -123,6 +124,8 @@ __all__ = [
     "Group",
     "Hashes",
     "HeatMap",
+    "HubModel",
+    "HubSearch",
     "HypernetworkStructure",
     "Imported",
     "Indexing",
@@ -145,6 +148,8 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Pulled",
+    "PulledFile",
     "Reason",
     "Recipe",
     "Record",
@@ -179,6 +184,7 @@ _HOMES = {
         ),
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
+        ("hub", "HubModel HubSearch Pulled PulledFile"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
@@ -224,6 +230,8 @@ _PUBLIC = {
     "imported": "Imported",
     "lock": "Lock",
     "sync": "Sync",
+    "pulled": "Pulled",
+    "hub-search": "HubSearch",
 }
 
 

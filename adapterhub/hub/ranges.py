@@ -33,11 +33,12 @@ class Ranges:
         self.url, self.name, self.allow_http = url, name or shown(url), allow_http
         self.disposition: str | None = None
         """The name that the server gives it."""
+        self.version: str | None = None
+        """The ETag of all that was read."""
         self.requests = 0
         self._starts: list[int] = []
         self._parts: list[bytes] = []
         self._fetched = 0
-        self._version: str | None = None
         self._closed_to = False
         self._size = size
         if size is None:
@@ -113,13 +114,13 @@ class Ranges:
         version = response.headers.get("X-Linked-ETag") or response.headers.get("ETag")
         if self._size is None:
             self._size, self.disposition = size, response.headers.get("Content-Disposition")
-        if size != self._size or (self._version and version and version != self._version):
+        if size != self._size or (self.version and version and version != self.version):
             raise MalformedFile(
                 self.name, "changed-while-reading", "the file changed on the server", mend="Run the command again."
             )
         if begins != start or ends != min(start + length, size) - 1:
             raise RefusedInput(f"{self.name}: the server answered with other bytes than were asked for")
-        self._version = self._version or version
+        self.version = self.version or version
         return ends + 1 - begins
 
     def _keep(self, start: int, part: bytes) -> None:

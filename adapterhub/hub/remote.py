@@ -11,7 +11,6 @@ from adapterhub.errors import NeedsDownload
 from adapterhub.files import LIMITS, Address, Elsewhere, Package, read_elsewhere
 from adapterhub.files.beside import parse_document
 from adapterhub.hub.addresses import InRepository, Plain, is_address, located, shown
-from adapterhub.hub.names import safe_name
 from adapterhub.hub.ranges import Ranges
 from adapterhub.hub.repository import Chosen, Repository, choose, repository
 
@@ -67,10 +66,11 @@ def opened(text: str) -> Iterator[Package]:
         yield package
 
 
-def package_at(content: Ranges) -> Package:
-    """The file at a plain address, its name being what the server says, or how the address ends."""
-    name = safe_name(content.name)
-    return read_elsewhere(Address(content.name), {name: Elsewhere(Address(content.name), content)})
+def package_at(content: Ranges, name: str | None = None) -> Package:
+    """The file at a plain address; what it is called, there or by the server, says what it is not read as."""
+    address = Address(content.name)
+    called = address if name is None else address.with_name(name)
+    return read_elsewhere(address, {called.name: Elsewhere(called, content)})
 
 
 def package_in(there: Repository, chosen: Chosen, place: InRepository) -> Package:

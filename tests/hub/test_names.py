@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,22 +28,43 @@ def test_what_a_server_calls_its_file_becomes_one_plain_name(name, tmp_path):
     assert inside(tmp_path, safe_name(name)).parent == tmp_path
 
 
-@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "unet/model.fp16.safetensors", "日本語.pt", "a b-c_(1).bin", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_lora_weights.safetensors", "unet/model.fp16.safetensors", "日本語.pt", "a b-c_(1).bin", ".hidden"]
+)
 def test_ordinary_names_stay_as_they_are(name, tmp_path):
     assert inside(tmp_path, name) == tmp_path / name
 
 
 def test_ten_thousand_random_names_never_become_a_path_outside(tmp_path):
     dice = random.Random(7)
-    pieces = ["..", ".", "/", "\\", "~", "C:", "\0", "\n", " ", "a", "é", "con", "nul", "%2e%2e", "%2f", "\u202e", ":", "\ud800", "x.safetensors", "//"]
+    pieces = [
+        "..",
+        ".",
+        "/",
+        "\\",
+        "~",
+        "C:",
+        "\0",
+        "\n",
+        " ",
+        "a",
+        "é",
+        "con",
+        "nul",
+        "%2e%2e",
+        "%2f",
+        "\u202e",
+        ":",
+        "\ud800",
+        "x.safetensors",
+        "//",
+    ]
     root = tmp_path.resolve()
     for _ in range(10_000):
         name = "".join(dice.choices(pieces, k=dice.randrange(9)))
         found = [tmp_path / safe_name(name)]
-        try:
+        with suppress(RefusedInput):
             found.append(inside(tmp_path, name))
-        except RefusedInput:
-            pass
         for path in found:
             reached = Path(os.path.normpath(path))
             assert reached != root
