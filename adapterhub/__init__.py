@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
+    from adapterhub.operations.header.edit import metadata
     from adapterhub.operations.inspect import inspect
     from adapterhub.operations.lora.combine import combine
     from adapterhub.operations.lora.extract import extract
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.backup import backup, restore
     from adapterhub.registry.doctor import doctor
     from adapterhub.registry.edit import alias, note, rate, remove, tag
+    from adapterhub.registry.editing import record_edit
     from adapterhub.registry.export import export
     from adapterhub.registry.find import list_, search
     from adapterhub.registry.importing import import_
@@ -78,10 +80,12 @@ __all__ = [
     "list",
     "lock",
     "merge",
+    "metadata",
     "note",
     "plot",
     "rate",
     "record",
+    "record_edit",
     "remove",
     "replay",
     "resize",
@@ -122,6 +126,7 @@ _HOMES = {
     "rate": "adapterhub.registry.edit",
     "alias": "adapterhub.registry.edit",
     "record": "adapterhub.registry.recording",
+    "record_edit": "adapterhub.registry.editing",
     "remove": "adapterhub.registry.edit",
     "replay": "adapterhub.registry.replay",
     "duplicates": "adapterhub.registry.kin",
@@ -138,7 +143,7 @@ _HOMES = {
     "sync": "adapterhub.registry.sync",
     "watched": "adapterhub.files.progress",
 }
-_CALLABLE_MODULES = {"architectures", "layouts"}
+_CALLABLE_MODULES = {"architectures", "layouts", "metadata"}
 
 
 def __getattr__(name: str) -> object:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Source,
         Target,
     )
+    from adapterhub.documents.header import Cleaning, FieldChange, FileStamp, HeaderMetadata, Redaction, Thumbnail
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
         Audit,
@@ -96,6 +97,7 @@ __all__ = [
     "ArchitectureInfo",
     "Audit",
     "BlockDifference",
+    "Cleaning",
     "Command",
     "Compatibility",
     "ComponentDifference",
@@ -118,10 +120,13 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "FieldChange",
+    "FileStamp",
     "Finding",
     "Forecast",
     "Group",
     "Hashes",
+    "HeaderMetadata",
     "HeatMap",
     "HypernetworkStructure",
     "Imported",
@@ -149,6 +154,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordFile",
+    "Redaction",
     "Replay",
     "Similar",
     "Similarity",
@@ -158,6 +164,7 @@ __all__ = [
     "Sync",
     "Synced",
     "Target",
+    "Thumbnail",
     "Token",
     "TokenTable",
     "Told",
@@ -179,6 +186,7 @@ _HOMES = {
         ),
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
+        ("header", "Cleaning FieldChange FileStamp HeaderMetadata Redaction Thumbnail"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
@@ -201,6 +209,8 @@ _PUBLIC = {
     "validation": "Validation",
     "conversion": "Conversion",
     "hypernetwork": "HypernetworkStructure",
+    "metadata": "HeaderMetadata",
+    "cleaning": "Cleaning",
     "difference": "Difference",
     "compatibility": "Compatibility",
     "nearest": "Nearest",
