@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
+    from adapterhub.operations.header.edit import metadata
     from adapterhub.operations.lora.combine import combine
     from adapterhub.operations.lora.extract import extract
     from adapterhub.operations.lora.resize import resize
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.backup import backup, restore
     from adapterhub.registry.doctor import doctor
     from adapterhub.registry.edit import alias, note, rate, remove, tag
+    from adapterhub.registry.editing import record_edit
     from adapterhub.registry.export import export
     from adapterhub.registry.find import list_, search
     from adapterhub.registry.importing import import_
@@ -79,11 +81,13 @@ __all__ = [
     "list",
     "lock",
     "merge",
+    "metadata",
     "note",
     "plot",
     "pull",
     "rate",
     "record",
+    "record_edit",
     "remove",
     "replay",
     "resize",
@@ -125,6 +129,7 @@ _HOMES = {
     "rate": "adapterhub.registry.edit",
     "alias": "adapterhub.registry.edit",
     "record": "adapterhub.registry.recording",
+    "record_edit": "adapterhub.registry.editing",
     "remove": "adapterhub.registry.edit",
     "replay": "adapterhub.registry.replay",
     "duplicates": "adapterhub.registry.kin",
@@ -143,7 +148,7 @@ _HOMES = {
     "search_hub": "adapterhub.hub.search",
     "watched": "adapterhub.files.progress",
 }
-_CALLABLE_MODULES = {"architectures", "layouts"}
+_CALLABLE_MODULES = {"architectures", "layouts", "metadata"}
 
 
 def __getattr__(name: str) -> object:

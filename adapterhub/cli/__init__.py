@@ -27,6 +27,7 @@ COMMANDS = {
     "unmerge": "Take adapters out of a model again, bit for bit with an undo file.",
     "embedding": "Merge, scale and trim embeddings, and say which tokens they are like.",
     "hypernetwork": "Scale a hypernetwork, or merge several.",
+    "metadata": "Show and edit the text fields of a safetensors file, in its header alone.",
     "index": "Take adapters and models into the registry: what they are, their hashes, what is said about them.",
     "watch": "Index folders, and again whatever changes in them, until interrupted.",
     "list": "List what is in the registry.",

@@ -11,7 +11,7 @@ from adapterhub.cli.faults import explain
 from adapterhub.cli.terminal import note
 
 if TYPE_CHECKING:
-    from adapterhub.documents import Conversion
+    from adapterhub.documents import Conversion, HeaderMetadata
 
 
 def is_kept(db: Path | None) -> bool:
@@ -27,5 +27,15 @@ def keep(done: Conversion, db: Path | None) -> None:
         return
     try:
         adapterhub.record(done, db=db)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the file was written
+        note(f"written, but not recorded: {explain(error).message}")
+
+
+def keep_edit(done: HeaderMetadata, db: Path | None) -> None:
+    """Records that a header was edited, so that the file is still found by the sha256 that it had."""
+    if done.after is None or not is_kept(db):
+        return
+    try:
+        adapterhub.record_edit(done, db=db)
     except Exception as error:  # noqa: BLE001 - whatever it is, the file was written
         note(f"written, but not recorded: {explain(error).message}")

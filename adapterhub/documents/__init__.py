@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Source,
         Target,
     )
+    from adapterhub.documents.header import Cleaning, FieldChange, FileStamp, HeaderMetadata, Redaction, Thumbnail
     from adapterhub.documents.hub import HubModel, HubSearch, Pulled, PulledFile
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
@@ -97,6 +98,7 @@ __all__ = [
     "ArchitectureInfo",
     "Audit",
     "BlockDifference",
+    "Cleaning",
     "Command",
     "Compatibility",
     "ComponentDifference",
@@ -119,10 +121,13 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "FieldChange",
+    "FileStamp",
     "Finding",
     "Forecast",
     "Group",
     "Hashes",
+    "HeaderMetadata",
     "HeatMap",
     "HubModel",
     "HubSearch",
@@ -154,6 +159,7 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordFile",
+    "Redaction",
     "Replay",
     "Similar",
     "Similarity",
@@ -163,6 +169,7 @@ __all__ = [
     "Sync",
     "Synced",
     "Target",
+    "Thumbnail",
     "Token",
     "TokenTable",
     "Told",
@@ -184,6 +191,7 @@ _HOMES = {
         ),
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
+        ("header", "Cleaning FieldChange FileStamp HeaderMetadata Redaction Thumbnail"),
         ("hub", "HubModel HubSearch Pulled PulledFile"),
         ("hypernetwork", "HypernetworkStructure"),
         (
@@ -207,6 +215,8 @@ _PUBLIC = {
     "validation": "Validation",
     "conversion": "Conversion",
     "hypernetwork": "HypernetworkStructure",
+    "metadata": "HeaderMetadata",
+    "cleaning": "Cleaning",
     "difference": "Difference",
     "compatibility": "Compatibility",
     "nearest": "Nearest",

@@ -91,9 +91,23 @@ def _read_safetensors(source: Source, head: bytes, limits: Limits) -> Opened:
     count = safetensors.header_length(head, source.size, path, limits)
     start = safetensors.PREFIX + count
     raw = head[safetensors.PREFIX : start] if start <= len(head) else source.read(safetensors.PREFIX, count)
-    header = safetensors.parse_header(raw, source.size - start, path, limits)
+    try:
+        header = safetensors.parse_header(raw, source.size - start, path, limits)
+    except MalformedFile as error:
+        raise _torn(path) or error from None
     file = File(header.tensors(partial(Range, source), start), header.metadata, container=SAFETENSORS)
     return Opened(file, tuple(header.problems), {path.name: source})
+
+
+def _torn(path: Path) -> MalformedFile | None:
+    """What is said of a header that breaks a rule because an edit of it was cut off."""
+    from adapterhub.files.journal import journal_of
+
+    if not journal_of(path).exists():
+        return None
+    return MalformedFile(
+        path, "header-torn", "an edit of its header was cut off", mend=f"adapterhub metadata {path} finishes it."
+    )
 
 
 def _read(container: Container, source: Source, limits: Limits) -> Opened:

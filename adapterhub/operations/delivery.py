@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterhub import files, metadata
+from adapterhub import files
 from adapterhub.documents import Command, Conversion, Exactness, Forecast
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
 from adapterhub.errors import UsageError
 from adapterhub.files import Package, safetensors
+from adapterhub.metadata import HASHED
 from adapterhub.operations.compare import Gap
 from adapterhub.operations.forecast import Load, forecast
 from adapterhub.operations.ledger import summary
@@ -48,7 +49,7 @@ def deliver(
             told,
             target,
             force=force,
-            hashed=metadata.HASHED,
+            hashed=HASHED,
             sources=[*opened.package.paths.values(), *_files(inputs)],
             prove=proof,
             reread=digests and proof.measured,

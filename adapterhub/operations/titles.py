@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import adapterhub.architectures as architectures
-from adapterhub import metadata
+import adapterhub.metadata as metadata
 from adapterhub.adapter import Adapter
 
 

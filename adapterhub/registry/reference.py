@@ -1,4 +1,6 @@
-"""What a person means by REF: a number (#12), a path, a name, an alias, a token, or the beginning of a hash or fingerprint."""
+"""What a person means by REF: a number (#12), a path, a name, an alias, a token, or the beginning of a hash or fingerprint,
+also of the sha256 that it had before its header was edited.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def _by_hash(connection: sqlite3.Connection, ref: str) -> list[int]:
     )  # fmt: skip
     return hashed or _ids(
         connection, "SELECT id FROM records WHERE fingerprint >= ? AND fingerprint < ? LIMIT 100", start, f"{start}g"
-    )
+    ) or _ids(  # what it was before its header was edited
+        connection, "SELECT record_id FROM traits WHERE trait = 'former' AND value >= ? AND value < ? LIMIT 100", start, f"{start}g"
+    )  # fmt: skip
 
 
 def _text(ref: str) -> str:

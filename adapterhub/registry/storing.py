@@ -17,10 +17,16 @@ _RECORD = ("path", "folder", "name", "application", "kind", "container", "layout
            "tensors", "parameters", "size", "modified", "refused", "reason", "details")  # fmt: skip
 SEARCHED = ("name", "words", "tags", "notes", "description", "training")
 """The columns of `texts`, the most telling first."""
-_DERIVED = ("word", "tag", "alias")
+_DERIVED = ("word", "tag", "alias", "former")
 """The traits that follow from facts; the others follow from the file."""
 ODD = "side-cars"
 """The origin of what is wrong with side-cars."""
+OURS = "adapterhub"
+"""The origin of what the registry itself remembers of a record."""
+FORMER = "former_sha256"
+"""The digests that a file had before its header was edited, the latest first."""
+LASTING = ("user", OURS)
+"""Origins that a file which changes, or is found elsewhere, does not take away."""
 
 
 def now() -> str:
@@ -100,10 +106,10 @@ def put_traits(connection: sqlite3.Connection, record: int, traits: Iterable[tup
 def put_facts(
     connection: sqlite3.Connection, record: int, facts: Iterable[Fact], odd: Iterable[Problem], *, header: bool = True
 ) -> None:
-    """Replaces what others than the user say of a record, and what is `odd` about how they say it; without `header` what its
+    """Replaces what others than the user and the registry say of a record, and what is `odd` about how they say it; without `header` what its
     header says stays.
     """
-    kept = ("user", *(() if header else (*OF_HEADER, "pulled")))
+    kept = (*LASTING, *(() if header else (*OF_HEADER, "pulled")))
     connection.execute(
         f"DELETE FROM facts WHERE record_id = ? AND origin NOT IN ({', '.join('?' * len(kept))})", (record, *kept)
     )
@@ -145,7 +151,7 @@ def settle(connection: sqlite3.Connection, record: int) -> None:
         field: list(one.value) if isinstance(one.value, tuple) else [str(one.value)] for field, one in known.items()
     }
     derived = {"word": said.get("words", []), "tag": said.get("tags", []),
-               "alias": [*said.get("aliases", []), *said.get("alias", [])]}  # fmt: skip
+               "alias": [*said.get("aliases", []), *said.get("alias", [])], "former": said.get(FORMER, [])}  # fmt: skip
     connection.execute(f"DELETE FROM traits WHERE record_id = ? AND trait IN {_DERIVED}", (record,))
     connection.executemany(
         "INSERT OR IGNORE INTO traits (trait, value, record_id) VALUES (?, ?, ?)",

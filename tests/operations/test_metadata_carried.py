@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import adapterhub
 import adapterhub.architectures as architectures
-from adapterhub import metadata
+import adapterhub.metadata as metadata
 
 UNET = {
     "sd1": ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 320, 768),

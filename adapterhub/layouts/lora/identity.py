@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
 import adapterhub.architectures as architectures
-from adapterhub import metadata
+import adapterhub.metadata as metadata
 from adapterhub.adapter import Kind, Module, Role
 from adapterhub.files import Package
 from adapterhub.layouts.foreign import family_of

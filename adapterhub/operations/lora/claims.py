@@ -76,7 +76,7 @@ def _text(field: str, text: str) -> Iterator[Problem]:
 def _private(place: str, text: str) -> Iterator[Problem]:
     if found := _PRIVATE.search(text):
         yield warning("private-path", place, f"names a folder of somebody's machine: {found[0][:80]}",
-                      "Clear the field before you share the file.")  # fmt: skip
+                      "Before you share the file: adapterhub metadata --clean-private shortens it.")  # fmt: skip
 
 
 def hashes(package: Package) -> Iterator[Problem]:

@@ -9,10 +9,10 @@ import adapterhub
 from adapterhub import files
 from adapterhub.cli import run
 from adapterhub.errors import MalformedFile, NeedsDownload, NoAccess, NotFound, Unreachable, UsageError
-from tests.hub.conftest import TOKEN
-from tests.hub.reading_hub import COMMIT
+from tests.hub.pulling.conftest import TOKEN
+from tests.hub.pulling.reading_hub import COMMIT
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 
 
 def fixtures():

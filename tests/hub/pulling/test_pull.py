@@ -16,8 +16,8 @@ from adapterhub.errors import (
     Unreachable,
     UsageError,
 )
-from tests.hub.conftest import TOKEN
-from tests.hub.reading_hub import COMMIT
+from tests.hub.pulling.conftest import TOKEN
+from tests.hub.pulling.reading_hub import COMMIT
 
 
 def digest(data):
