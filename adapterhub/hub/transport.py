@@ -133,7 +133,7 @@ def require_good(response: Response, what: str) -> None:
 def pieces(response: Response, what: str) -> Iterator[bytes]:
     """The body as it comes. Unreachable where it comes too slowly."""
     since, counted = time.monotonic(), 0
-    for piece in response.iter_raw(1 << 16):
+    for piece in response.iter_raw():  # as it comes: gathered pieces could be waited for without end
         counted += len(piece)
         yield piece
         now = time.monotonic()

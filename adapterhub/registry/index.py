@@ -33,8 +33,12 @@ TASK = 16
 
 
 def index(
-    *paths: Path | str, db: Path | str | None = None, jobs: int | None = None, hash: bool = True, ask: Ask | None = None
-) -> Indexing:  # noqa: A002 (--no-hash)
+    *paths: Path | str,
+    db: Path | str | None = None,
+    jobs: int | None = None,
+    hash: bool = True,  # noqa: A002 (--no-hash)
+    ask: Ask | None = None,
+) -> Indexing:
     """Brings the adapters and models under `paths` into the registry `db`; without any, those under all that were given before.
 
     They are identified in `jobs` processes (as many as there are processors; this one alone where it has threads of its own, unless

@@ -85,6 +85,8 @@ class Handler(BaseHTTPRequestHandler):
     def _file(self, data, headers):
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"} | headers
         asked = self.headers.get("Range")
+        if asked and not data:
+            return self._send(416, {"Content-Range": "bytes */0"}, b"")
         if asked and self.server.hub.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             last = min(int(last or len(data) - 1), len(data) - 1)
