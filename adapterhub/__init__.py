@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
+    from adapterhub.hub.push import push
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
@@ -83,6 +84,7 @@ __all__ = [
     "metadata",
     "note",
     "plot",
+    "push",
     "rate",
     "record",
     "record_edit",
@@ -106,6 +108,7 @@ __all__ = [
 _HOMES = {
     "AdapterhubError": "adapterhub.errors",
     "convert": "adapterhub.operations.convert",
+    "push": "adapterhub.hub.push",
     "diff": "adapterhub.operations.diff",
     "combine": "adapterhub.operations.lora.combine",
     "compatible": "adapterhub.operations.fit.compatible",

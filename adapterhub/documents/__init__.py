@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+    from adapterhub.documents.publication import Fidelity, Push, PushedFile, Remote
     from adapterhub.documents.record import (
         Ancestor,
         Duplicates,
@@ -120,6 +121,7 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "Fidelity",
     "FieldChange",
     "FileStamp",
     "Finding",
@@ -150,11 +152,14 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Push",
+    "PushedFile",
     "Reason",
     "Recipe",
     "Record",
     "RecordFile",
     "Redaction",
+    "Remote",
     "Replay",
     "Similar",
     "Similarity",
@@ -197,6 +202,7 @@ _HOMES = {
             "Copied Damage Diagnosis ExportHead Exported ExportedFile ExportedParent ExportedRecipe ExportedRecord Finding Imported Lock Locked Sync Synced Verification",
         ),
         ("listings", "ArchitectureInfo LayoutInfo"),
+        ("publication", "Fidelity Push PushedFile Remote"),
         (
             "record",
             "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
@@ -234,6 +240,7 @@ _PUBLIC = {
     "imported": "Imported",
     "lock": "Lock",
     "sync": "Sync",
+    "push": "Push",
 }
 
 
