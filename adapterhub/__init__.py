@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
     from adapterhub.hub.pull import pull
+    from adapterhub.hub.push import push
     from adapterhub.hub.remote import inspect, validate
     from adapterhub.hub.search import search_hub
     from adapterhub.operations.convert import convert
@@ -85,6 +86,7 @@ __all__ = [
     "note",
     "plot",
     "pull",
+    "push",
     "rate",
     "record",
     "record_edit",
@@ -109,6 +111,7 @@ __all__ = [
 _HOMES = {
     "AdapterhubError": "adapterhub.errors",
     "convert": "adapterhub.operations.convert",
+    "push": "adapterhub.hub.push",
     "diff": "adapterhub.operations.diff",
     "combine": "adapterhub.operations.lora.combine",
     "compatible": "adapterhub.operations.fit.compatible",

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+    from adapterhub.documents.publication import Fidelity, Push, PushedFile, Remote
     from adapterhub.documents.record import (
         Ancestor,
         Duplicates,
@@ -121,6 +122,7 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "Fidelity",
     "FieldChange",
     "FileStamp",
     "Finding",
@@ -155,11 +157,14 @@ __all__ = [
     "Problem",
     "Pulled",
     "PulledFile",
+    "Push",
+    "PushedFile",
     "Reason",
     "Recipe",
     "Record",
     "RecordFile",
     "Redaction",
+    "Remote",
     "Replay",
     "Similar",
     "Similarity",
@@ -203,6 +208,7 @@ _HOMES = {
             "Copied Damage Diagnosis ExportHead Exported ExportedFile ExportedParent ExportedRecipe ExportedRecord Finding Imported Lock Locked Sync Synced Verification",
         ),
         ("listings", "ArchitectureInfo LayoutInfo"),
+        ("publication", "Fidelity Push PushedFile Remote"),
         (
             "record",
             "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
@@ -242,6 +248,7 @@ _PUBLIC = {
     "sync": "Sync",
     "pulled": "Pulled",
     "hub-search": "HubSearch",
+    "push": "Push",
 }
 
 
