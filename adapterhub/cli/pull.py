@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import adapterhub
+from adapterhub.cli.faults import explain
 from adapterhub.cli.options import PATH, as_json, base, db, debug, force, size
+from adapterhub.cli.recording import is_kept
 from adapterhub.cli.terminal import columns, escape, in_bytes, note, problems, write, write_json
 
 if TYPE_CHECKING:
@@ -52,21 +53,20 @@ def command(source: str, db: Path | None, as_json: bool, **given: Any) -> None:
     if as_json:
         write_json(done)
     else:
-        write("\n".join(describe(done) if done.dry_run else map(partial(_placed), (row.path for row in done.files))))
-
-
-def _placed(path: str | None) -> str:
-    return escape(path or "")
+        write("\n".join(describe(done) if done.dry_run else [escape(row.path or "") for row in done.files]))
 
 
 def _keep(done: Pulled, db: Path | None) -> None:
-    """Takes it into the registry, with where it came from."""
+    """Takes it into the registry, if there is one, with where it came from. The files are there whether that goes well or not."""
+    if not is_kept(db):
+        return
     from adapterhub.registry.pulled import keep_pulled
 
-    told = {"source": done.source}
-    if done.repo:
-        told = {"repository": done.repo, "revision": done.revision or ""}
-    keep_pulled(Path(done.files[0].path or ""), told, db=db)
+    told = {"repository": done.repo, "revision": done.revision or ""} if done.repo else {"source": done.source}
+    try:
+        keep_pulled(Path(done.files[0].path or ""), told, db=db)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the files were pulled
+        note(f"pulled, but not recorded: {explain(error).message}")
 
 
 def describe(found: Pulled) -> list[str]:
