@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
+    from adapterhub.hub.pull import pull
+    from adapterhub.hub.push import push
+    from adapterhub.hub.remote import inspect, validate
+    from adapterhub.hub.search import search_hub
     from adapterhub.operations.convert import convert
     from adapterhub.operations.diff import diff
     from adapterhub.operations.fit.compatible import compatible
     from adapterhub.operations.header.edit import metadata
-    from adapterhub.operations.inspect import inspect
     from adapterhub.operations.lora.combine import combine
     from adapterhub.operations.lora.extract import extract
     from adapterhub.operations.lora.resize import resize
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from adapterhub.operations.merge.unmerge import unmerge
     from adapterhub.operations.plot import plot
     from adapterhub.operations.scale import scale
-    from adapterhub.operations.validate import validate
     from adapterhub.registry.backup import backup, restore
     from adapterhub.registry.doctor import doctor
     from adapterhub.registry.edit import alias, note, rate, remove, tag
@@ -85,6 +87,8 @@ __all__ = [
     "metadata",
     "note",
     "plot",
+    "pull",
+    "push",
     "rate",
     "record",
     "record_edit",
@@ -94,6 +98,7 @@ __all__ = [
     "restore",
     "scale",
     "search",
+    "search_hub",
     "show",
     "similar",
     "sync",
@@ -108,17 +113,18 @@ __all__ = [
 _HOMES = {
     "AdapterhubError": "adapterhub.errors",
     "convert": "adapterhub.operations.convert",
+    "push": "adapterhub.hub.push",
     "diff": "adapterhub.operations.diff",
     "combine": "adapterhub.operations.lora.combine",
     "compatible": "adapterhub.operations.fit.compatible",
     "extract": "adapterhub.operations.lora.extract",
-    "inspect": "adapterhub.operations.inspect",
+    "inspect": "adapterhub.hub.remote",
     "plot": "adapterhub.operations.plot",
     "resize": "adapterhub.operations.lora.resize",
     "scale": "adapterhub.operations.scale",
     "merge": "adapterhub.operations.merge.merge",
     "unmerge": "adapterhub.operations.merge.unmerge",
-    "validate": "adapterhub.operations.validate",
+    "validate": "adapterhub.hub.remote",
     "index": "adapterhub.registry.index",
     "show": "adapterhub.registry.show",
     "list": "adapterhub.registry.find:list_",  # the builtin's name, outside of it
@@ -144,6 +150,8 @@ _HOMES = {
     "import_": "adapterhub.registry.importing",
     "lock": "adapterhub.registry.lock",
     "sync": "adapterhub.registry.sync",
+    "pull": "adapterhub.hub.pull",
+    "search_hub": "adapterhub.hub.search",
     "watched": "adapterhub.files.progress",
 }
 _CALLABLE_MODULES = {"architectures", "layouts", "metadata"}

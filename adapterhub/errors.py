@@ -1,9 +1,10 @@
 """Every error that adapterhub raises on purpose, and the exit status that the command line gives it.
 
 AdapterhubError              1  the answer is no
-├── NotFound                 1  nothing in the registry is what was asked for
+├── NotFound                 1  nothing in the registry, or on the Hub, is what was asked for
 ├── UsageError               2  the request is wrong
 │   ├── OutputExists         2  the target is there already
+│   ├── NeedsDownload        2  the answer takes more of a remote file than is read without downloading it
 │   └── UnknownName          2  no such layout, tool, architecture, algorithm …
 ├── RefusedInput             3  the input is malformed, unsafe, or not what the command works on
 │   ├── MalformedFile        3  the bytes break a rule of their container
@@ -12,6 +13,8 @@ AdapterhubError              1  the answer is no
 │   └── NeedsBase            3  the result depends on the base model's weights, and none was given
 ├── LossyConversion          4  the result would lose something, and that was not allowed
 └── MachineFailure           5  no space, no permission, I/O error
+    ├── Unreachable          5  the network failed, or the server at its other end
+    └── NoAccess             5  the server answered, and does not let us
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class AdapterhubError(Exception):
 
 
 class NotFound(AdapterhubError):
-    """Nothing in the registry is what was asked for."""
+    """Nothing in the registry, or on the Hub, is what was asked for."""
 
 
 class UsageError(AdapterhubError):
@@ -48,6 +51,13 @@ class OutputExists(UsageError):
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} exists", mend="Give another output path, or --force to replace it.")
         self.path = path
+
+
+class NeedsDownload(UsageError):
+    """The answer takes more of the file at `address` than is read without downloading it."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}", mend="Get the file with adapterhub pull, and ask about that.")
 
 
 class UnknownName(UsageError):
@@ -102,3 +112,11 @@ class MachineFailure(AdapterhubError):
     """The operating system refused: no space, no permission, I/O error."""
 
     exit_status = 5
+
+
+class Unreachable(MachineFailure):
+    """The network failed, or the server at its other end; trying again later may help."""
+
+
+class NoAccess(MachineFailure):
+    """The server answered, and does not let us have what was asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,13 @@ _SHOWN = 20
 @db
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes; as many as there are processors.")
 @click.option("--no-hash", is_flag=True, help="Identify alone: hashes and fingerprints wait for the next time.")
+@click.option("--civitai", is_flag=True, help="Ask Civitai for each file by its hash, and keep the answers.")
 @as_json
 @debug
-def command(paths: tuple[Path, ...], db: Path | None, jobs: int | None, no_hash: bool, as_json: bool) -> None:
-    done = adapterhub.index(*paths, db=db, jobs=jobs, hash=not no_hash)
+def command(
+    paths: tuple[Path, ...], db: Path | None, jobs: int | None, no_hash: bool, civitai: bool, as_json: bool
+) -> None:
+    done = adapterhub.index(*paths, db=db, jobs=jobs, hash=not no_hash, ask=_civitai() if civitai else None)
     if as_json:
         write_json(done)
         return
@@ -35,6 +39,12 @@ def command(paths: tuple[Path, ...], db: Path | None, jobs: int | None, no_hash:
         note(f"{escape(trouble.path)}: {escape(trouble.message)}")
     if len(done.troubles) > _SHOWN:
         note(f"… and {len(done.troubles) - _SHOWN} more")
+
+
+def _civitai() -> Callable[[str], str | None]:
+    from adapterhub.hub.civitai import Civitai
+
+    return Civitai().by_hash
 
 
 def describe(done: Indexing) -> list[str]:
@@ -48,6 +58,7 @@ def describe(done: Indexing) -> list[str]:
         ),
         ("read whole", f"{done.hashed}, {in_bytes(done.bytes)}" if done.hashed else ""),
         ("waiting", f"{done.waiting} to be read whole" if done.waiting else ""),
+        ("asked", f"for {done.asked} hashes; {done.told} files are known" if done.asked or done.told else ""),
         ("of", ", ".join(done.applications)),
         ("in", f"{done.seconds:.3g} s"),
     ]

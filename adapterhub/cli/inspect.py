@@ -31,7 +31,7 @@ _HEADS = ("  module", "rank", "effective", "for 99 %", "‖ΔW‖", "largest", "
 @base
 @debug
 def command(
-    paths: tuple[Path, ...], as_json: bool, hashed: bool, tensors: bool, spectrum: bool, base: Path | None
+    paths: tuple[Path | str, ...], as_json: bool, hashed: bool, tensors: bool, spectrum: bool, base: Path | None
 ) -> int:
     return each(
         paths,

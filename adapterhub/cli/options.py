@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,18 @@ PATH = click.Path(path_type=Path)
 debug = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
 )
-paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+
+
+class PathOrAddress(click.Path):
+    """A path; or, as text, the address of something remote, whose slashes a path would lose."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        remote = isinstance(value, str) and _ADDRESS.match(value)
+        return value if remote else super().convert(value, param, ctx)
+
+
+_ADDRESS = re.compile(r"(hf|https?)://", re.IGNORECASE)
+paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PathOrAddress(path_type=Path))
 force = click.option("--force", is_flag=True, help="Replace an output that is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")

@@ -18,8 +18,8 @@ D = TypeVar("D", bound="Document")
 
 
 def each(
-    paths: Sequence[Path],
-    ask: Callable[[Path], D],
+    paths: Sequence[Path | str],
+    ask: Callable[[Path | str], D],
     show: Callable[[D], list[str]],
     *,
     as_json: bool,
@@ -48,7 +48,7 @@ def each(
     return worst
 
 
-def _failure(path: Path, error: Exception) -> Document:
+def _failure(path: Path | str, error: Exception) -> Document:
     from adapterhub.documents import Failure, Fault
 
     explanation = explain(error)

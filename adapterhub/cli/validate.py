@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @base
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @debug
-def command(paths: tuple[Path, ...], as_json: bool, base: Path | None, strict: bool) -> int:
+def command(paths: tuple[Path | str, ...], as_json: bool, base: Path | None, strict: bool) -> int:
     def status(found: Validation) -> int:
         return int(not found.valid or (strict and bool(found.problems)))
 

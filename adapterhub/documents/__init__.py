@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Target,
     )
     from adapterhub.documents.header import Cleaning, FieldChange, FileStamp, HeaderMetadata, Redaction, Thumbnail
+    from adapterhub.documents.hub import HubModel, HubSearch, Pulled, PulledFile
     from adapterhub.documents.hypernetwork import HypernetworkStructure
     from adapterhub.documents.inspection import (
         Audit,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from adapterhub.documents.listings import ArchitectureInfo, LayoutInfo
+    from adapterhub.documents.publication import Fidelity, Push, PushedFile, Remote
     from adapterhub.documents.record import (
         Ancestor,
         Duplicates,
@@ -123,6 +125,7 @@ __all__ = [
     "ExportedRecord",
     "Failure",
     "Fault",
+    "Fidelity",
     "FieldChange",
     "FileStamp",
     "Finding",
@@ -131,6 +134,8 @@ __all__ = [
     "Hashes",
     "HeaderMetadata",
     "HeatMap",
+    "HubModel",
+    "HubSearch",
     "HypernetworkStructure",
     "Imported",
     "Indexing",
@@ -153,11 +158,16 @@ __all__ = [
     "Part",
     "PathText",
     "Problem",
+    "Pulled",
+    "PulledFile",
+    "Push",
+    "PushedFile",
     "Reason",
     "Recipe",
     "Record",
     "RecordFile",
     "Redaction",
+    "Remote",
     "Replay",
     "SidecarChange",
     "SidecarExport",
@@ -193,6 +203,7 @@ _HOMES = {
         ("conversion", "Approximation Command Conversion Forecast Ingredient LedgerEntry Recipe Source Target"),
         ("compatibility", "Compatibility Misfit ModelFit Reason Verdict"),
         ("header", "Cleaning FieldChange FileStamp HeaderMetadata Redaction Thumbnail"),
+        ("hub", "HubModel HubSearch Pulled PulledFile"),
         ("hypernetwork", "HypernetworkStructure"),
         (
             "inspection",
@@ -203,6 +214,7 @@ _HOMES = {
             "Copied Damage Diagnosis ExportHead Exported ExportedFile ExportedParent ExportedRecipe ExportedRecord Finding Imported Lock Locked Sync Synced Verification SidecarChange SidecarExport SidecarGap",
         ),
         ("listings", "ArchitectureInfo LayoutInfo"),
+        ("publication", "Fidelity Push PushedFile Remote"),
         (
             "record",
             "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
@@ -241,6 +253,9 @@ _PUBLIC = {
     "imported": "Imported",
     "lock": "Lock",
     "sync": "Sync",
+    "pulled": "Pulled",
+    "hub-search": "HubSearch",
+    "push": "Push",
 }
 
 

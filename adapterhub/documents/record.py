@@ -102,6 +102,8 @@ class Indexing(Document):
     hashed: int = Field(default=0, description="those that were read whole")
     bytes: int = Field(default=0, description="how much was read for that")
     waiting: int = Field(default=0, description="those that are still to be read whole")
+    asked: int = Field(default=0, description="hashes that others were asked for")
+    told: int = Field(default=0, description="those of which others know something, now or from before")
     applications: list[str] = Field(default_factory=list, description="the applications whose folders these are")
     troubles: list[Trouble] = Field(default_factory=list, description="what could not be looked at")
     seconds: float = Field(description="wall time")

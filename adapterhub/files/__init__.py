@@ -21,8 +21,9 @@ from adapterhub.files.package import (
     Package,
     Problem,
 )
-from adapterhub.files.reading import read
+from adapterhub.files.reading import opened, read, read_elsewhere
 from adapterhub.files.safetensors_writing import DIGEST
+from adapterhub.files.source import Address, Bytes, Elsewhere
 from adapterhub.files.writing import write
 
 __all__ = [
@@ -37,6 +38,9 @@ __all__ = [
     "TORCH_LEGACY",
     "TORCH_ZIP",
     "WEBP",
+    "Address",
+    "Bytes",
+    "Elsewhere",
     "File",
     "Limits",
     "Package",
@@ -45,7 +49,9 @@ __all__ = [
     "data_sha256",
     "every_digest",
     "is_cached",
+    "opened",
     "read",
+    "read_elsewhere",
     "sha256",
     "write",
 ]

@@ -16,7 +16,11 @@ _LEAVES = re.compile(r"(\A|[/\\])\.\.([/\\]|\Z)|\A[/\\~]|\A[A-Za-z]:|[\0\\]|\A\Z
 
 def read_document(path: Path, limits: Limits) -> Any:
     """The JSON document at `path`. MalformedFile where it is too large, no JSON, or repeats a name."""
-    content = _content(path, limits, "json-too-large")
+    return parse_document(_content(path, limits, "json-too-large"), path, limits)
+
+
+def parse_document(content: bytes, path: Path, limits: Limits) -> Any:
+    """The JSON document `content`, read from `path`."""
     if strict_json.most_values(content) > limits.document_values:
         raise _malformed(path, "json-values", f"more than {limits.document_values} values")
     try:

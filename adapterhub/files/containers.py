@@ -60,8 +60,14 @@ def open_file(path: Path, limits: Limits, *, name: str = "", among: Collection[s
     """
     if any(called.lower().endswith(_SAFE) for called in (path.name, name)):
         among = ()
-    with closing_on_error([Source(path)]) as sources:
-        source = sources[0]
+    return open_source(Source(path), limits, among=among)
+
+
+def open_source(source: Source, limits: Limits, *, among: Collection[str] = ANY) -> Opened:
+    """What `source` holds, which is closed if that is refused."""
+    if source.path.name.lower().endswith(_SAFE):
+        among = ()
+    with closing_on_error([source]):
         head = source.read(0, min(source.size, foreign.SNIFFED))
         for container in CONTAINERS:
             if container.name in among and container.pattern.match(head):

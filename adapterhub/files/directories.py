@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -79,14 +79,18 @@ def read_documents(path: Path, names: Iterable[str], limits: Limits) -> tuple[di
         name: (read_text if name.endswith(".txt") else read_document)(inside(path, name, path), limits)
         for name in names
     }
-    problems = [
+    return documents, coded(documents)
+
+
+def coded(documents: Mapping[str, object]) -> list[Problem]:
+    """A warning for each of `documents` that asks for code to be run."""
+    return [
         Problem("warning", "custom-code", name, f"{field} names code, which is never run")
         for name, document in documents.items()
         if isinstance(document, dict)
         for field in _CODE_FIELDS
         if field in document
     ]
-    return documents, problems
 
 
 def _known(folder: Folder, limits: Limits) -> Contents | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.files.beside import inside
-from adapterhub.files.containers import Opened, closing_on_error
-from adapterhub.files.directories import read_documents, survey
+from adapterhub.files.containers import Opened, closing_on_error, open_source
+from adapterhub.files.directories import coded, read_documents, survey
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import is_index, open_model
 from adapterhub.files.package import DIRECTORY, SHARDED, Package, Problem
+from adapterhub.files.source import Address, Elsewhere, Range, Source
 
 
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:
@@ -29,6 +30,45 @@ def read(path: Path, *, limits: Limits = LIMITS) -> Package:
         return _read_folder(path, limits)
     opened = open_model(path, limits)
     return _package(path, _container(path.name, opened), {path.name: opened})
+
+
+def read_elsewhere(
+    address: Address,
+    sources: Mapping[str, Source],
+    documents: Mapping[str, Any] | None = None,
+    *,
+    whole: bool = False,
+    limits: Limits = LIMITS,
+) -> Package:
+    """The package of `sources` and `documents`, by name, that are not on this disk; `whole` as for a folder. It has no paths,
+    so that nobody opens them here. Where the small tensors lie too far apart to be read, a problem says so.
+    """
+    models: dict[str, Opened] = {}
+    with closing_on_error(list(sources.values())):
+        for name, source in sources.items():
+            models[name] = open_source(source, limits)
+        problems = [*coded(documents or {}), *(unread for name in models if (unread := _unread(name, models[name])))]
+        container = DIRECTORY if whole else _container(*next(iter(models.items())))
+        return replace(_package(address, container, models, documents, problems), paths={})
+
+
+def _unread(name: str, model: Opened) -> Problem | None:
+    """Has the small tensors of a remote model fetched; what to say where that would take too many requests."""
+    ranges = [tensor.chunks for tensor in model.file.tensors.values() if tensor.nbytes <= SMALL]
+    spans = [(found.start, found.length) for found in ranges if isinstance(found, Range)]
+    if all(source.fetch(spans) for source in model.sources.values() if isinstance(source, Elsewhere)):
+        return None
+    return Problem("warning", "alphas-not-read", name, f"{len(spans)} small tensors, alphas among them, lie too far apart to be "
+                   "read without downloading the file: get it with adapterhub pull")  # fmt: skip
+
+
+SMALL = 16
+"""Bytes of a tensor that is a number: an alpha, a scale."""
+
+
+def opened(given: Path | str | Package) -> Package:
+    """What was opened already, or what lies at a path."""
+    return given if isinstance(given, Package) else read(Path(given))
 
 
 def _read_folder(path: Path, limits: Limits) -> Package:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import Protocol
 
 from adapterhub.errors import MachineFailure, MalformedFile, UsageError
 
@@ -105,6 +106,58 @@ class Source:
             self.path, "changed-while-reading", "the file changed while it was read",
             mend="Wait until whoever writes it is done, then run the command again.",
         )  # fmt: skip
+
+
+class Address(PosixPath):
+    """What is called by a path where it lies, and is not on this disk: `hf://user/name/file`, `https://host/file`."""
+
+    def __str__(self) -> str:
+        """With both slashes, which a path would lose."""
+        return super().__str__().replace(":/", "://", 1)
+
+
+class Bytes(Protocol):
+    """What can be read in parts, wherever it lies; each raises errors of ours."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`."""
+
+    def fetch(self, spans: Sequence[tuple[int, int]]) -> bool:
+        """Gets all of `spans` (start, length) ahead if that is cheap; else False, and only what is there is read then."""
+
+    def close(self) -> None:
+        """Lets go of it."""
+
+
+class Elsewhere(Source):
+    """A file that is not on this disk, `content` being its bytes."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, address: Address, content: Bytes) -> None:
+        self.descriptor = -1
+        self.path = address
+        self.content = content
+        self.size = content.size
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`."""
+        return self.content.read(start, length)
+
+    def fetch(self, spans: Sequence[tuple[int, int]]) -> bool:
+        """Gets `spans` ahead, if that is cheap."""
+        return self.content.fetch(spans)
+
+    def ensure_unchanged(self) -> None:
+        """Whoever reads the bytes sees to that: every part is of the same version."""
+
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Lets go of the bytes."""
+        self.content.close()
 
 
 @dataclass(slots=True, eq=False)

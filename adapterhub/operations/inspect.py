@@ -24,14 +24,14 @@ from adapterhub.operations.source import decoded, warnings_of
 
 
 def inspect(
-    path: Path | str,
+    path: Path | str | Package,
     *,
     hash: bool = False,  # noqa: A002 (--hash)
     tensors: bool = False,
     spectrum: bool = False,
     base: Path | str | None = None,
 ) -> Inspection:
-    """What the file or folder at `path` is: kind, layout, architecture, algorithms, ranks, metadata, problems.
+    """What the file or folder at `path`, or the package that was opened, is: kind, layout, architecture, algorithms, ranks, metadata, problems.
 
     `hash` adds the fingerprint and every digest that people quote, which reads the whole file; `tensors` lists all keys.
     `spectrum` measures what a LoRA does to each weight, in relation to the weights of `base` if that is given.
@@ -39,7 +39,7 @@ def inspect(
     """
     if base is not None and not spectrum:
         raise UsageError("a base is only compared with where a spectrum is asked for", mend="Add --spectrum.")
-    with files.read(Path(path)) as package:
+    with files.opened(path) as package:
         identity = layouts.identify(package)
         reading, broken = decoded(package, identity)
         fields: dict[str, Any] = {"metadata": _metadata(package)}
@@ -55,7 +55,7 @@ def inspect(
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
-            path=str(path), size=package.size, kind=identity.kind, container=cast(Container, package.container),
+            path=str(package.path), size=package.size, kind=identity.kind, container=cast(Container, package.container),
             layout=identity.layout.name if identity.layout else None, architecture=identity.architecture,
             evidence=[*_found(identity), *identity.evidence], **_counted(package),
             problems=[*broken, *grouped(problems)], **fields,

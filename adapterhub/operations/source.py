@@ -49,21 +49,21 @@ class Source:
 
 @contextmanager
 def open_adapter(
-    path: Path,
+    given: Path | Package,
     *,
     architecture: str | None = None,
     allow_loss: bool = False,
     kinds: Collection[Kind] = layouts.KINDS,
     forgiven: Collection[str] = (),
 ) -> Iterator[Source]:
-    """The adapter at `path`, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
+    """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
     code is in `forgiven` do not count: who opens it mends them.
     """
-    with files.read(path) as package:
+    with files.opened(given) as package:
         identity = layouts.identify(package, architecture=architecture)
         reading = identity.decode(package)
         if reading is None or identity.kind not in kinds:
-            raise _not_one(path, identity, kinds)
+            raise _not_one(package.path, identity, kinds)
         _, problems = work.of(identity.kind).examine(package, identity, reading)
         counted = grouped(problem for problem in problems if problem.code not in forgiven)
         source = _checked(Source(package, identity, reading, tuple(counted)), allow_loss)
@@ -72,7 +72,7 @@ def open_adapter(
         package.ensure_unchanged()
 
 
-def _not_one(path: Path, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
+def _not_one(path: Path | None, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
     wanted = " or ".join(map(_titled, kinds))
     if identity.foreign is not None:
         return NotAnAdapter(f"{path}: {identity.foreign.title}, and not {wanted}")

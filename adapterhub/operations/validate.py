@@ -17,25 +17,25 @@ from adapterhub.operations.problems import grouped, warning
 from adapterhub.operations.source import decoded, warnings_of
 
 
-def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
+def validate(path: Path | str | Package, *, base: Path | str | None = None, values: bool = True) -> Validation:
     """Whether the file or folder at `path` is sound: no problem is an error.
 
     Every value is read, one tensor at a time; of a file of no kind only the container is checked. With `base`, each module
     of an adapter must be there in a fitting shape, and what depends on its weights must come out finite; torch is imported
     for that, and where a change may be beyond float16. A whole model is compared with `base`: `descent` says how far it
-    moved from there. A malformed file raises MalformedFile.
+    moved from there. A malformed file raises MalformedFile. Without `values` only the header is looked at, and a warning says so.
     """
     origin = Path(base) if base is not None else None
-    with files.read(Path(path)) as package:
+    with files.opened(path) as package:
         identity = layouts.identify(package)
         reading, problems = decoded(package, identity)
-        problems += _problems(package, identity, reading, None if identity.kind is Kind.CHECKPOINT else origin)
-        descent, found = _descent(reading, origin)
+        problems += _problems(package, identity, reading, None if identity.kind is Kind.CHECKPOINT else origin, values)
+        descent, found = _descent(reading, origin if values else None)
         problems += found
         package.ensure_unchanged()
     problems = grouped(sorted(problems, key=lambda problem: problem.severity != "error"))
     return Validation(
-        path=str(path),
+        path=str(package.path),
         valid=all(problem.severity != "error" for problem in problems),
         kind=identity.kind,
         layout=identity.layout.name if identity.layout else None,
@@ -45,7 +45,9 @@ def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
     )
 
 
-def _problems(package: Package, identity: Identity, reading: Reading | None, base: Path | None) -> Iterator[Problem]:
+def _problems(
+    package: Package, identity: Identity, reading: Reading | None, base: Path | None, values: bool
+) -> Iterator[Problem]:
     yield from warnings_of(package)
     if identity.kind is Kind.UNKNOWN:
         what = identity.foreign.title if identity.foreign else "no layout explains its keys"
@@ -54,7 +56,11 @@ def _problems(package: Package, identity: Identity, reading: Reading | None, bas
     if reading is not None:
         kind = work.of(identity.kind)
         yield from kind.examine(package, identity, reading)[1]
-        yield from kind.value_faults(package, identity, reading, base)
+        if values:
+            yield from kind.value_faults(package, identity, reading, base)
+    if not values:
+        yield warning("values-not-read", "", "only the header was looked at, no value was read",
+                      "Get the file with adapterhub pull, and validate that.")  # fmt: skip
 
 
 def _descent(reading: Reading | None, base: Path | None) -> tuple[Descent | None, list[Problem]]:

@@ -14,7 +14,7 @@ from adapterhub.errors import MachineFailure, RefusedInput, UsageError
 
 APPLICATION = 0x41444842
 """SQLite's `application_id` of a registry: "ADHB"."""
-VERSION = 1
+VERSION = 2
 """How many migrations there are; SQLite's `user_version` says how many a database has had."""
 _PATIENCE = 60.0
 """Seconds to wait for another process that writes."""

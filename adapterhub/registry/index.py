@@ -14,10 +14,11 @@ from pathlib import Path
 
 from adapterhub.documents import Indexing, Trouble
 from adapterhub.errors import AdapterhubError, UsageError
-from adapterhub.registry import hashing, known, moving, storing
+from adapterhub.registry import hashing, known, lookups, moving, storing
 from adapterhub.registry.database import default_path, place, reading, restored, stored, transaction, writing
 from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
+from adapterhub.registry.lookups import Ask
 from adapterhub.registry.places import Found, OnDisk, on_disk, walk
 from adapterhub.registry.places import Trouble as Obstacle
 from adapterhub.registry.workers import carried_out, in_batches, together
@@ -28,12 +29,19 @@ TASK = 16
 """Files that a process identifies before it reports."""
 
 
-def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = None, hash: bool = True) -> Indexing:  # noqa: A002 (--no-hash)
+def index(
+    *paths: Path | str,
+    db: Path | str | None = None,
+    jobs: int | None = None,
+    hash: bool = True,  # noqa: A002 (--no-hash)
+    ask: Ask | None = None,
+) -> Indexing:
     """Brings the adapters and models under `paths` into the registry `db`; without any, those under all that were given before.
 
     They are identified and then, unless `hash` is false, read whole for their digests, fingerprint and sketch. No file is moved
     or changed. `jobs` are processes: as many as there are processors, or this one alone where it has threads of its own; if a
-    number is given there, multiprocessing wants a main module that can be imported.
+    number is given there, multiprocessing wants a main module that can be imported. `ask` is asked for what others know of
+    each by its SHA-256 (`hub.civitai.Civitai().by_hash`), once for each hash.
     """
     started = time.perf_counter()
     with writing(db) as connection:
@@ -42,12 +50,14 @@ def index(*paths: Path | str, db: Path | str | None = None, jobs: int | None = N
         done = hashing.hash_all(connection, jobs) if hash else hashing.Hashing()
         with transaction(connection):
             run.moved(moving.by_content(connection, run.began))
+        looked = lookups.LookedUp() if ask is None else lookups.look_up(connection, ask)
         connection.execute("PRAGMA analysis_limit = 400")
         connection.execute("PRAGMA optimize")  # what the choice of an index is based on
         return Indexing(
             db=str(default_path() if db is None else db), **run.counts, hashed=done.records, bytes=done.bytes,
             waiting=hashing.waiting(connection), applications=sorted(run.applications),
-            troubles=[*run.troubles, *done.troubles], seconds=round(time.perf_counter() - started, 3),
+            asked=looked.asked, told=looked.told,
+            troubles=[*run.troubles, *done.troubles, *looked.troubles], seconds=round(time.perf_counter() - started, 3),
         )  # fmt: skip
 
 

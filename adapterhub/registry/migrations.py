@@ -8,6 +8,7 @@
     texts     what is searched for, with an index (FTS5) that triggers keep in step; follows from records and facts
     recipes   how a file came to be: the command, its parameters
     parents   what a recipe was made of, by digest
+    lookups   what others answered when they were asked for a hash
 
 `roots` are the folders that were indexed, `metadata` is the text of the headers, and `passed` are files that are none of ours.
 
@@ -182,3 +183,15 @@ def first(db: Database) -> None:
     for statement in _FIRST:
         db.execute(statement)
     db["texts"].enable_fts(SEARCHED, create_triggers=True, tokenize="unicode61 remove_diacritics 2")
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]
+def lookups(db: Database) -> None:
+    """The answers to look-ups by hash, so that nobody asks twice."""
+    db.execute("""
+        CREATE TABLE lookups (
+            hash TEXT PRIMARY KEY,             -- SHA-256, lower-case hexadecimal
+            answered TEXT NOT NULL,            -- UTC
+            body TEXT                          -- JSON as it came; null where nothing was known
+        ) WITHOUT ROWID
+        """)

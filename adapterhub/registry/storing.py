@@ -109,7 +109,7 @@ def put_facts(
     """Replaces what others than the user and the registry say of a record, and what is `odd` about how they say it; without `header` what its
     header says stays.
     """
-    kept = (*LASTING, *(() if header else OF_HEADER))
+    kept = (*LASTING, *(() if header else (*OF_HEADER, "pulled")))
     connection.execute(
         f"DELETE FROM facts WHERE record_id = ? AND origin NOT IN ({', '.join('?' * len(kept))})", (record, *kept)
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adapterhub.adapter import Kind
 from adapterhub.documents import Compatibility, ModelFit, Verdict
+from adapterhub.files import Package
 from adapterhub.operations.fit.facts import facts_of
 from adapterhub.operations.fit.model import fit_to
 from adapterhub.operations.fit.verdicts import Names, readers
@@ -15,19 +16,21 @@ _ADAPTERS = (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK)
 
 
 def compatible(
-    adapter: Path | str, checkpoint: Path | str | None = None, *, architecture: str | None = None
+    adapter: Path | str | Package, checkpoint: Path | str | None = None, *, architecture: str | None = None
 ) -> Compatibility:
-    """What becomes of the adapter at `adapter` in the model at `checkpoint`, and in each program that reads such files.
+    """What becomes of the adapter at `adapter`, a path or an opened package, in the model at `checkpoint`, and in each program that reads such files.
 
     Only headers and alphas are read. Keys that no layout explains, and broken modules, are left out and told. Without
     `checkpoint` the readers alone are asked. Raises NotAnAdapter where a file is not of its kind.
     """
-    with open_adapter(Path(adapter), architecture=architecture, allow_loss=True, kinds=_ADAPTERS) as source:
+    given = adapter if isinstance(adapter, Package) else Path(adapter)
+    with open_adapter(given, architecture=architecture, allow_loss=True, kinds=_ADAPTERS) as source:
         fit = None if checkpoint is None else _fit(source, Path(checkpoint))
-        names = Names(str(adapter)) if checkpoint is None else Names(str(adapter), str(checkpoint))
+        path = str(source.package.path)
+        names = Names(path) if checkpoint is None else Names(path, str(checkpoint))
         verdicts = readers(facts_of(source), names)
         return Compatibility(
-            path=str(adapter), kind=source.reading.kind, layout=source.layout.name,
+            path=path, kind=source.reading.kind, layout=source.layout.name,
             architecture=source.identity.architecture, fits=_fits(fit, verdicts), model=fit, readers=verdicts,
             problems=list(source.problems),
         )  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import rank_of
 from adapterhub.documents import Problem
+from adapterhub.errors import NeedsDownload
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
@@ -100,13 +102,16 @@ def _mended(fit: Fit) -> Iterator[Problem]:
 
 
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
-    """The alpha of every module that has one. These few bytes are read."""
-    role = R.ALPHA
-    return {
-        module: item(alpha)
-        for module, tensors in modules.items()
-        if (alpha := tensors.get(role)) is not None and is_number(alpha)
-    }
+    """The alpha of every module that has one, as far as they can be had. These few bytes are read."""
+    found = {}
+    for module, tensors in modules.items():
+        alpha = tensors.get(R.ALPHA)
+        if alpha is not None and is_number(alpha):
+            with suppress(
+                NeedsDownload
+            ):  # of a remote file whose alphas lie too far apart, which is a problem told of it
+                found[module] = item(alpha)
+    return found
 
 
 def alpha_faults(

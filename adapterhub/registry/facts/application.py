@@ -10,13 +10,22 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
     "invokeai": {"name": "title", "description": "description", "trigger_phrases": "words", "base": "base_model",
                  "source": "source"},
     "huggingface": {"repository": "repository", "revision": "revision", "sha256": "hash.sha256"},
+    "pulled": {"repository": "repository", "revision": "revision", "source": "source"},
 }  # fmt: skip
 """Origin → what is told → the field that it is."""
 
 
 def of_application(told: Mapping[str, str | list[str]]) -> list[Fact]:
     """The facts in what `registry.places` found to be told of a file; what is not of its field's sort says nothing."""
-    origin = "huggingface" if told.keys() & _FIELDS["huggingface"].keys() else "invokeai"
+    return _facts("huggingface" if told.keys() & _FIELDS["huggingface"].keys() else "invokeai", told)
+
+
+def of_pull(told: Mapping[str, str]) -> list[Fact]:
+    """The facts of what was pulled: `repository` and `revision` on the Hub, or its `source`."""
+    return _facts("pulled", told)
+
+
+def _facts(origin: str, told: Mapping[str, str | list[str]] | Mapping[str, str]) -> list[Fact]:
     found = []
     for name, field in _FIELDS[origin].items():
         try:

@@ -1,0 +1,236 @@
+"""`pull`: an adapter or model from the Hub or from an https address, looked at before it is downloaded, verified after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from adapterhub import files
+from adapterhub.documents import Pulled, PulledFile
+from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, RefusedInput, UsageError
+from adapterhub.hub import placing, remote
+from adapterhub.hub.addresses import InRepository, Plain, located
+from adapterhub.hub.errors import explained
+from adapterhub.hub.names import inside, safe_name
+from adapterhub.hub.ranges import Ranges
+from adapterhub.hub.repository import Repository, api, choose, repository
+
+if TYPE_CHECKING:
+    from adapterhub.files import Package
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def _nowhere(sha256: str) -> Sequence[str]:
+    return ()
+
+
+def _silent(found: Pulled) -> None:
+    """Nobody wants to be told."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How `pull` was asked to pull."""
+
+    output: Path | None = None
+    link: bool = False
+    base: Path | None = None
+    sha256: str | None = None
+    allow_http: bool = False
+    max_size: int | None = None
+    dry_run: bool = False
+    force: bool = False
+    known: Callable[[str], Sequence[str]] = field(default=_nowhere)
+    announce: Callable[[Pulled], None] = field(default=_silent)
+
+
+def pull(
+    source: str,
+    output: Path | str | None = None,
+    *,
+    file: str | None = None,
+    revision: str | None = None,
+    link: bool = False,
+    base: Path | str | None = None,
+    sha256: str | None = None,
+    allow_http: bool = False,
+    max_size: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    known: Callable[[str], Sequence[str]] = _nowhere,
+    announce: Callable[[Pulled], None] = _silent,
+) -> Pulled:
+    """Gets what `source` names, USER/NAME, hf://USER/NAME[@REVISION][/FILE], a web address of the Hub or any https address, into
+    the folder `output` (that of the repository's name; for a plain address this one).
+
+    Before anything is downloaded its header is read by ranges, and `announce` is given what it is, how it fits `base`, and where
+    `known` says that a file of the same SHA-256 is. What does not have the digest that the Hub tells, or `sha256`, is refused.
+    With `link` the file in the Hub's cache is linked and not copied. NotFound, UsageError with the choices where several files
+    would do, OutputExists without `force`, RefusedInput above `max_size` bytes, NoAccess, Unreachable.
+    """
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise UsageError(f"{sha256!a} is no SHA-256", mend="Give its 64 hexadecimal digits.")
+    wish = Wish(None if output is None else Path(output), link, None if base is None else Path(base), sha256, allow_http,
+                max_size, dry_run, force, known, announce)  # fmt: skip
+    place = located(source, allow_http=allow_http)
+    if isinstance(place, Plain):
+        if file or revision or link:
+            raise UsageError("a plain address has no files, revisions or cache to choose from")
+        return _from_address(place, wish)
+    given = replace(place, file=file or place.file, revision=revision or place.revision)
+    return _from_hub(given, wish)
+
+
+def _from_hub(place: InRepository, wish: Wish) -> Pulled:
+    there = repository(place)
+    chosen = choose(there, place.file)
+    folder = wish.output or Path(safe_name(there.repo.rpartition("/")[2]))
+    targets = {name: inside(folder, name) for name in chosen.names}
+    found = _looked_at(lambda: remote.package_in(there, chosen, place), wish)
+    rows = [_row(there, name, targets[name], wish) for name in chosen.names]
+    told = Pulled(source=str(place), repo=there.repo, revision=there.commit, files=rows, **found)
+    _require_wanted(told, targets.values(), wish)
+    if wish.dry_run:
+        return told.model_copy(update={"dry_run": True})
+    wish.announce(told)
+    here = {name: _cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
+    _place(here, targets, wish)
+    done = [row.model_copy(update={"sha256": files.sha256(here[row.name])}) for row in rows]
+    return told.model_copy(update={"files": done})
+
+
+def _row(there: Repository, name: str, target: Path, wish: Wish) -> PulledFile:
+    one = there.files[name]
+    known = list(wish.known(one.sha256)) if one.sha256 else []
+    return PulledFile(name=name, size=one.size, sha256=one.sha256, path=str(target), known=known)
+
+
+def _looked_at(open_package: Callable[[], Package], wish: Wish) -> dict[str, Any]:
+    """What it is by its header, and how it fits; or why that is not known before it is downloaded."""
+    from adapterhub.operations.fit.compatible import compatible
+    from adapterhub.operations.inspect import inspect
+
+    found: dict[str, Any] = {}
+    try:
+        with open_package() as package:
+            found["inspection"] = inspect(package)
+        if wish.base is not None:
+            with open_package() as package:
+                found["fit"] = compatible(package, wish.base)
+    except (NeedsDownload, NotAnAdapter) as reason:
+        found["unread"] = reason.message
+    return found
+
+
+def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
+    """Raises before anything is downloaded: where something is there already, or it is too large, or another file."""
+    size = sum(row.size or 0 for row in told.files)
+    if wish.max_size is not None and size > wish.max_size:
+        raise placing.too_large(told.source, size, wish.max_size)
+    first = told.files[0]
+    if first.sha256 is not None:
+        placing.require_digest(told.source, first.sha256, wish.sha256)
+    for path in targets:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, and is not replaced by a file", mend="Give another folder with -o.")
+        if not wish.force and (path.exists() or path.is_symlink()):
+            raise OutputExists(path)
+
+
+def _cached(there: Repository, name: str, sha256: str | None) -> Path:
+    """The file in the Hub's cache, downloaded if it is not there, with the size and digest that the Hub told."""
+    what = f"hf://{there.repo}/{name}"
+    with explained(what):
+        path = Path(api().hf_hub_download(there.repo, name, revision=there.commit))
+    told = there.files[name]
+    try:
+        if path.stat().st_size != told.size:
+            raise RefusedInput(
+                f"{what} has {path.stat().st_size} bytes, and the Hub told {told.size}", mend="Run the command again."
+            )
+        if told.sha256 or sha256:
+            digest = files.sha256(path)
+            placing.require_digest(what, digest, told.sha256)
+            placing.require_digest(what, digest, sha256)
+    except RefusedInput:
+        with suppress(OSError):  # a damaged file must not stay in the cache
+            path.resolve().unlink()
+            path.unlink()
+        raise
+    return path
+
+
+def _place(here: dict[str, Path], targets: dict[str, Path], wish: Wish) -> None:
+    """Every file into its place; where one cannot be, those before it are taken away again."""
+    put = placing.linked if wish.link else placing.copied
+    made: list[Path] = []
+    try:
+        for name, path in here.items():
+            target = targets[name]
+            _make_folder(target.parent)
+            fresh = not target.exists()
+            put(path, target, force=wish.force)
+            made += [target] if fresh else []
+    except BaseException:
+        for target in made:
+            target.unlink(missing_ok=True)
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder} is there, and no folder", mend="Give another folder with -o.") from None
+    except OSError as error:
+        raise MachineFailure(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+def _from_address(place: Plain, wish: Wish) -> Pulled:
+    what = str(place)
+    content = _ranges(place, wish)
+    name = _name(place, content)
+    folder = wish.output or Path()
+    target = inside(folder, name)
+    found = {"unread": "the server does not give parts of it"} if content is None else _looked_at(
+        lambda: remote.package_at(content, name), wish)  # fmt: skip
+    size = None if content is None else content.size
+    known = list(wish.known(wish.sha256)) if wish.sha256 else []
+    row = PulledFile(name=name, size=size, sha256=wish.sha256, path=str(target), known=known)
+    told = Pulled(source=what, files=[row], **found)
+    _require_wanted(told, [target], wish)
+    if wish.dry_run:
+        return told.model_copy(update={"dry_run": True})
+    wish.announce(told)
+    _make_folder(folder)
+    count, digest = placing.downloaded(
+        place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
+        sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
+    )  # fmt: skip
+    done = row.model_copy(update={"size": count, "sha256": digest, "known": list(wish.known(digest))})
+    return told.model_copy(update={"files": [done]})
+
+
+def _ranges(place: Plain, wish: Wish) -> Ranges | None:
+    try:
+        return Ranges(place.url, allow_http=wish.allow_http)
+    except NeedsDownload:
+        return None
+
+
+def _name(place: Plain, content: Ranges | None) -> str:
+    """What the server calls it (RFC 6266), or how the address ends."""
+    from email.message import Message
+
+    head = Message()
+    head["Content-Disposition"] = (content and content.disposition) or ""
+    with suppress(ValueError, LookupError):  # an encoding that nobody knows
+        if told := head.get_filename():
+            return safe_name(told)
+    return safe_name(urlsplit(place.url).path)

@@ -1,0 +1,44 @@
+"""What came from the network: whether it is here already, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from adapterhub.registry import hashing, storing
+from adapterhub.registry.database import exists, legible, place, reading, transaction, writing
+from adapterhub.registry.facts.application import of_pull
+from adapterhub.registry.index import Run
+from adapterhub.registry.recording import READ_WHOLE
+
+
+def having(sha256: str, *, db: Path | str | None = None) -> list[str]:
+    """The paths of files with this SHA-256 that are not known to be gone; none where there is no registry."""
+    if not exists(db):
+        return []
+    with reading(db) as connection:
+        rows = connection.execute(
+            "SELECT files.path FROM hashes JOIN files ON files.id = file_id JOIN records ON records.id = record_id "
+            "WHERE value = ? AND hashes.name = 'sha256' AND missing IS NULL ORDER BY files.path LIMIT 20", (sha256.lower(),),
+        ).fetchall()  # fmt: skip
+    return [legible(path) for (path,) in rows]
+
+
+def keep_pulled(path: Path, told: Mapping[str, str], *, db: Path | str | None = None) -> None:
+    """Takes in what was pulled to `path`, with its `told` origin: see `facts.application.of_pull`."""
+    with writing(db) as connection:
+        run = Run(connection, jobs=1)
+        run.take_in([place(path)])
+        hashing.hash_all(connection, 1, seen=True, most=READ_WHOLE)
+        with transaction(connection):
+            for record in _records(connection.execute("SELECT id FROM seen")):
+                rows = [(record, fact.origin, fact.field, json.dumps(fact.value)) for fact in of_pull(told)]
+                connection.executemany(
+                    "INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, ?, ?, ?)", rows
+                )
+                storing.settle(connection, record)
+
+
+def _records(rows: Iterable[tuple[int]]) -> list[int]:
+    return [record for (record,) in rows]
