@@ -64,7 +64,7 @@ def _keep(done: Pulled, db: Path | None) -> None:
 
     told = {"repository": done.repo, "revision": done.revision or ""} if done.repo else {"source": done.source}
     try:
-        keep_pulled(Path(done.files[0].path or ""), told, db=db)
+        keep_pulled([row.path for row in done.files if row.path], told, db=db)
     except Exception as error:  # noqa: BLE001 - whatever it is, the files were pulled
         note(f"pulled, but not recorded: {explain(error).message}")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adapterhub.registry import hashing, storing
-from adapterhub.registry.database import exists, legible, place, reading, transaction, writing
+from adapterhub.registry.database import exists, legible, place, reading, stored, transaction, writing
 from adapterhub.registry.facts.application import of_pull
 from adapterhub.registry.index import Run
 from adapterhub.registry.recording import READ_WHOLE
@@ -25,14 +27,17 @@ def having(sha256: str, *, db: Path | str | None = None) -> list[str]:
     return [legible(path) for (path,) in rows]
 
 
-def keep_pulled(path: Path, told: Mapping[str, str], *, db: Path | str | None = None) -> None:
-    """Takes in what was pulled to `path`, with its `told` origin: see `facts.application.of_pull`."""
+def keep_pulled(paths: Sequence[Path | str], told: Mapping[str, str], *, db: Path | str | None = None) -> None:
+    """Takes in what was pulled to `paths`, with its `told` origin: see `facts.application.of_pull`. Several files are one adapter
+    or model, and its folder is looked at.
+    """
+    places = [place(path) for path in paths]
+    root = places[0] if len(places) == 1 else Path(os.path.commonpath(places))
     with writing(db) as connection:
-        run = Run(connection, jobs=1)
-        run.take_in([place(path)])
+        Run(connection, jobs=1).take_in([root])
         hashing.hash_all(connection, 1, seen=True, most=READ_WHOLE)
         with transaction(connection):
-            for record in _records(connection.execute("SELECT id FROM seen")):
+            for record in _records(connection, places):
                 rows = [(record, fact.origin, fact.field, json.dumps(fact.value)) for fact in of_pull(told)]
                 connection.executemany(
                     "INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, ?, ?, ?)", rows
@@ -40,5 +45,10 @@ def keep_pulled(path: Path, told: Mapping[str, str], *, db: Path | str | None = 
                 storing.settle(connection, record)
 
 
-def _records(rows: Iterable[tuple[int]]) -> list[int]:
-    return [record for (record,) in rows]
+def _records(connection: sqlite3.Connection, places: Sequence[Path]) -> list[int]:
+    """The records that the files belong to."""
+    marks = ", ".join("?" * len(places))
+    rows = connection.execute(
+        f"SELECT DISTINCT record_id FROM files WHERE role = 'content' AND path IN ({marks})", [*map(stored, places)]
+    )
+    return [record for (record,) in rows.fetchall()]

@@ -176,6 +176,23 @@ def test_what_was_pulled_is_in_the_registry_with_its_origin(hub, fox, tmp_path, 
     assert said["revision"] == [(COMMIT, "pulled")]
 
 
+def test_a_pair_of_peft_is_one_record_and_its_neighbours_have_another_origin(hub, style, tmp_path):
+    done = adapterhub.convert(style, tmp_path / "peft", to="peft", digests=False)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "peft").rglob("*") if path.is_file()}
+    assert sorted(made) == ["adapter_config.json", "adapter_model.safetensors"]
+    hub.repos["alice/pair"] = made
+    db, out = tmp_path / "registry.db", tmp_path / "out"
+    out.mkdir()
+    (out / "neighbour.safetensors").write_bytes(style.read_bytes())
+    assert run(["pull", "alice/pair", "-o", str(out), "--db", str(db)]) == 0
+    found = {one.name: adapterhub.show(one.path, db=db) for one in adapterhub.list(db=db)}
+    (pair,) = (one for one in found.values() if one.layout == "peft")
+    assert (pair.fingerprint, pair.facts["repository"][0].value) == (
+        adapterhub.inspect(style, hash=True).fingerprint, "alice/pair")  # fmt: skip
+    assert done.exactness == "bit-exact"
+    assert "repository" not in found["neighbour"].facts
+
+
 def test_the_token_is_written_nowhere(hub, fox, tmp_path, capsys):
     assert run(["pull", "alice/fox", "-o", str(tmp_path / "out"), "--db", str(tmp_path / "r.db"), "--debug"]) == 0
     hub.answers["/api/models/alice/fox"] = (403, {}, b"")
