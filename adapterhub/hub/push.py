@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 200
 """Characters of the title of a commit."""
+_CLEANED = "private-path"
+"""The problem that cleaning mends."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,13 @@ def _prepared(
     made.files.update({name: folder / "pictures" / name for name, _ in shown})
     said, _ = cleaned({**found.metadata, **source.metadata})
     facts = gathered(repo, found, said, [*made.files], made.fidelity, options, shown)
-    return _Ready(found, made, facts, [*checked.problems, *lacking(facts)])
+    return _Ready(found, made, facts, [*_left(checked.problems, wanted), *lacking(facts)])
+
+
+def _left(problems: Sequence[Problem], wanted: Wanted) -> list[Problem]:
+    """What is odd about the source and stays so; no message repeats what is private."""
+    kept = [one for one in problems if not (wanted.clean_private and one.code == _CLEANED)]
+    return [one.model_copy(update={"message": cleaned({"": one.message})[0].get("", "")}) for one in kept]
 
 
 def _main(made: Staged, folder: Path) -> Path | None:

@@ -34,6 +34,7 @@ _MAIN = {
     Kind.HYPERNETWORK: (("a1111", "{stem}.pt"), ("safetensors", "{stem}.safetensors")),
 }
 """Layouts and names by kind; without a name, the usual ones."""
+_OUT = "out"
 _CONFIGS = ("config.json", "model_index.json", "_config.json")
 """How the names of documents end that tools write paths into."""
 
@@ -93,13 +94,14 @@ def _made(source: Path, folder: Path, layout: str, name: str, wanted: Wanted) ->
     """One layout, written into a folder of its own first, for a file of one may be called as that of another."""
     apart = folder / ".new"
     apart.mkdir()
-    target = f"{apart / name}" if name else f"{apart}/"
+    target = f"{apart / name}" if name else f"{apart / _OUT}/"
     if layout == _PEFT and _is_ready(source):
-        done = _copied(source, apart)
+        done = _copied(source, apart / _OUT)
     else:
         options: dict[str, Any] = {"as_algorithm": wanted.as_algorithm, "rank": wanted.rank}
         done = _told(convert(source, target, to=layout, digests=False, **options))
-    _move(apart, folder)
+    _move(apart if name else apart / _OUT, folder)
+    shutil.rmtree(apart)
     return done
 
 
@@ -129,7 +131,6 @@ def _move(apart: Path, folder: Path) -> None:
         if (folder / path.name).exists():
             raise UsageError(f"two layouts would both write {path.name}", mend="Leave one out.")
         path.rename(folder / path.name)
-    apart.rmdir()
 
 
 def _clean(folder: Path, wanted: Wanted) -> list[Redaction]:
