@@ -113,16 +113,21 @@ def _card(api: HfApi, place: Place, commit: str, size: int | None) -> str | None
     """The card that is there."""
     if size is None:
         return None
-    if size > LONGEST:
-        raise RefusedInput(f"{place}: README.md has {size} bytes, more than a card can have")
+    _require_short(place, size)
     with explained(f"README.md of {place}"):
-        path = api.hf_hub_download(place.repo, CARD, revision=commit)
+        path = Path(api.hf_hub_download(place.repo, CARD, revision=commit))
+    _require_short(place, path.stat().st_size)
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(
             f"{place}: README.md is no UTF-8 and cannot be kept", mend="Mend it on the Hub, or delete it there."
         ) from None
+
+
+def _require_short(place: Place, size: int) -> None:
+    if size > LONGEST:
+        raise RefusedInput(f"{place}: README.md has {size} bytes, more than a card can have")
 
 
 def licence_of(api: HfApi, base: str) -> dict[str, str]:
