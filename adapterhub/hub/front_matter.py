@@ -17,6 +17,7 @@ MOST = 1 << 16
 """Bytes of front matter that are read."""
 _FENCE = re.compile(r"---[ \t]*(\r?\n|\Z)")
 _KEY = re.compile(r"[^\s#\-\[\]{},&*!|>'\"%@`][^:#]*:(\s|\Z)")
+_DEEPEST = 16
 _UNITED = "tags"
 """The field of which both sides count."""
 
@@ -38,14 +39,22 @@ def parsed(text: str) -> dict[str, Any]:
     if len(text) > MOST:
         raise _broken(f"its front matter is longer than {MOST} characters")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise _broken("its front matter has aliases")
+        _require_plain(text)
         found = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _broken("its front matter is no YAML") from error
     if not isinstance(found or {}, dict) or not all(isinstance(key, str) for key in found or {}):
         raise _broken("its front matter is no mapping of names")
     return found or {}
+
+
+def _require_plain(text: str) -> None:
+    """No aliases, which grow without bound when they are written out, and few levels: PyYAML's time grows with their square."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            raise _broken(f"its front matter has aliases, or more than {_DEEPEST} levels")
 
 
 def merged(text: str, ours: Mapping[str, Any], settled: Iterable[str]) -> str:

@@ -113,16 +113,21 @@ def _card(api: HfApi, place: Place, commit: str, size: int | None) -> str | None
     """The card that is there."""
     if size is None:
         return None
-    if size > LONGEST:
-        raise RefusedInput(f"{place}: README.md has {size} bytes, more than a card can have")
+    _require_short(place, size)
     with explained(f"README.md of {place}"):
-        path = api.hf_hub_download(place.repo, CARD, revision=commit)
+        path = Path(api.hf_hub_download(place.repo, CARD, revision=commit))
+    _require_short(place, path.stat().st_size)
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(
             f"{place}: README.md is no UTF-8 and cannot be kept", mend="Mend it on the Hub, or delete it there."
         ) from None
+
+
+def _require_short(place: Place, size: int) -> None:
+    if size > LONGEST:
+        raise RefusedInput(f"{place}: README.md has {size} bytes, more than a card can have")
 
 
 def licence_of(api: HfApi, base: str) -> dict[str, str]:
@@ -200,13 +205,25 @@ def commit(api: HfApi, place: Place, there: There, files: Mapping[str, Path]) ->
 
 @contextmanager
 def _sent(place: Place) -> Iterator[None]:
-    """What goes wrong while something is sent; the client says in ValueError what it finds wrong in a card or an answer."""
+    """What goes wrong while something is sent. The client wraps what an upload met in a RuntimeError, and says in a ValueError
+    what it finds wrong in a card or an answer.
+    """
     try:
-        with explained(str(place)):
+        with explained(str(place)), _unwrapped():
             yield
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:500]
         raise RefusedInput(f"{place} was not written: {said}", mend="Nothing was changed there.") from error
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, Exception):
+            raise error.__cause__ from None
+        raise
 
 
 def _landed(api: HfApi, place: Place, files: Mapping[str, Path]) -> str | None:

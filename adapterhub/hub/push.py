@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 200
 """Characters of the title of a commit."""
+_CLEANED = "private-path"
+"""The problem that cleaning mends."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,32 @@ def push(
     options = Options(base_model, license, instance_prompt)
     _check(repo_id, options)
     place = Place(repo_id, revision or "main", create_pr, private, _title(message, repo_id))
-    api = publishing.client(token)
     wanted = Wanted(also, as_algorithm, rank, base_model, clean_private)
     with tempfile.TemporaryDirectory(prefix="adapterhub-push-") as name:
         ready = _prepared(Path(path), Path(name), repo_id, options, wanted, images)
-        there, unseen = _looked(api, place, dry_run=dry_run)
-        ready = _licensed(ready, options, api) if there is not None else ready
-        text = _card(ready, there, Path(name))
-        rows = publishing.listed(ready.made.files, there)
-        done = _document(path, place, ready, rows, text, there)
-        if not dry_run:
-            assert there is not None
-            done = _sent(api, place, there, ready, rows, done, force=force)
-    problems = [*done.problems, *unseen]
-    return done.model_copy(
-        update={"problems": problems, "dry_run": dry_run, "seconds": round(time.perf_counter() - started, 3)}
-    )
+        done = _pushed(path, place, ready, options, publishing.client(token), Path(name), dry_run=dry_run, force=force)
+    return done.model_copy(update={"dry_run": dry_run, "seconds": round(time.perf_counter() - started, 3)})
+
+
+def _pushed(
+    path: Path | str,
+    place: Place,
+    ready: _Ready,
+    options: Options,
+    api: HfApi,
+    folder: Path,
+    *,
+    dry_run: bool,
+    force: bool,
+) -> Push:
+    """What was made, sent with its card; with `dry_run` only told."""
+    there, unseen = _looked(api, place, dry_run=dry_run)
+    ready = _licensed(ready, options, api) if there is not None else ready
+    text = _card(ready, there, folder)
+    rows = publishing.listed(ready.made.files, there)
+    told = replace(ready, problems=[*ready.problems, *unseen])
+    done = _document(path, place, told, rows, text, there)
+    return done if dry_run or there is None else _sent(api, place, there, ready, rows, done, force=force)
 
 
 def _check(repo_id: str, options: Options) -> None:
@@ -127,7 +139,13 @@ def _prepared(
     made.files.update({name: folder / "pictures" / name for name, _ in shown})
     said, _ = cleaned({**found.metadata, **source.metadata})
     facts = gathered(repo, found, said, [*made.files], made.fidelity, options, shown)
-    return _Ready(found, made, facts, [*checked.problems, *lacking(facts)])
+    return _Ready(found, made, facts, [*_left(checked.problems, wanted), *lacking(facts)])
+
+
+def _left(problems: Sequence[Problem], wanted: Wanted) -> list[Problem]:
+    """What is odd about the source and stays so; no message repeats what is private."""
+    kept = [one for one in problems if not (wanted.clean_private and one.code == _CLEANED)]
+    return [one.model_copy(update={"message": cleaned({"": one.message})[0].get("", "")}) for one in kept]
 
 
 def _main(made: Staged, folder: Path) -> Path | None:

@@ -31,9 +31,10 @@ _MAIN = {
     Kind.LORA: (("diffusers", "pytorch_lora_weights.safetensors"),),
     Kind.EMBEDDING: (("diffusers", ""),),
     Kind.CHECKPOINT: (("diffusers", ""),),
-    Kind.HYPERNETWORK: (("a1111", "{stem}.pt"), ("safetensors", "{stem}.safetensors")),
+    Kind.HYPERNETWORK: (("safetensors", "{stem}.safetensors"), ("a1111", "{stem}.pt")),
 }
 """Layouts and names by kind; without a name, the usual ones."""
+_OUT = "out"
 _CONFIGS = ("config.json", "model_index.json", "_config.json")
 """How the names of documents end that tools write paths into."""
 
@@ -62,11 +63,26 @@ def staged(source: Path, found: Inspection, folder: Path, wanted: Wanted) -> Sta
     """Makes everything but the card and its pictures in `folder`, which is empty."""
     if found.kind not in _MAIN:
         raise NotAnAdapter(f"{source} is no adapter and no model", mend="adapterhub inspect says what it is.")
-    fidelity = [_made(source, folder, layout, name, wanted) for layout, name in _main(source, found, wanted)]
-    fidelity += [_made(source, folder, layout, _beside(source, found.kind, layout), wanted) for layout in wanted.also]
-    removed = _clean(folder, wanted) if wanted.clean_private else []
+    fidelity: list[Fidelity] = []
+    removed: list[Redaction] = []
+    also = [(layout, _beside(source, found.kind, layout)) for layout in wanted.also]
+    for layout, name in [*_main(source, found, wanted), *also]:
+        origin = _twin(folder) if wanted.clean_private and _is_closed(name) else source
+        fidelity.append(_made(origin, folder, layout, name, wanted))
+        removed += _clean(folder, wanted) if wanted.clean_private else []
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return Staged(files, fidelity, removed)
+
+
+def _is_closed(name: str) -> bool:
+    """Whether this is a file whose texts cannot be cleaned once it is written: a pickle, a picture."""
+    return bool(name) and not name.endswith(".safetensors")
+
+
+def _twin(folder: Path) -> Path:
+    """What was made and cleaned before: the source of a file that is cleaned by being made of it."""
+    made = [path for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"]
+    return made[0] if len(made) == 1 else folder
 
 
 def _main(source: Path, found: Inspection, wanted: Wanted) -> list[tuple[str, str]]:
@@ -91,15 +107,16 @@ def _beside(source: Path, kind: Kind, layout: str) -> str:
 
 def _made(source: Path, folder: Path, layout: str, name: str, wanted: Wanted) -> Fidelity:
     """One layout, written into a folder of its own first, for a file of one may be called as that of another."""
-    apart = folder / ".new"
+    apart = folder.with_name("new")
     apart.mkdir()
-    target = f"{apart / name}" if name else f"{apart}/"
+    target = f"{apart / name}" if name else f"{apart / _OUT}/"
     if layout == _PEFT and _is_ready(source):
-        done = _copied(source, apart)
+        done = _copied(source, apart / _OUT)
     else:
         options: dict[str, Any] = {"as_algorithm": wanted.as_algorithm, "rank": wanted.rank}
         done = _told(convert(source, target, to=layout, digests=False, **options))
-    _move(apart, folder)
+    _move(apart if name else apart / _OUT, folder)
+    shutil.rmtree(apart)
     return done
 
 
@@ -129,7 +146,6 @@ def _move(apart: Path, folder: Path) -> None:
         if (folder / path.name).exists():
             raise UsageError(f"two layouts would both write {path.name}", mend="Leave one out.")
         path.rename(folder / path.name)
-    apart.rmdir()
 
 
 def _clean(folder: Path, wanted: Wanted) -> list[Redaction]:

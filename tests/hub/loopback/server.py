@@ -83,11 +83,12 @@ class LoopbackHub:
         self.token = next(iter(self.tokens))
         self.requests: list[Seen] = []
         self.faults: list[Fault] = []
+        self.errors: list[Exception] = []
         self.part_size: int | None = None
         self.page_size = 1000
         self.elsewhere = True
         config = uvicorn.Config(
-            self._answer, "127.0.0.1", 0, http=Cuttable, interface="asgi3", lifespan="off", log_level="error"
+            self._answer, "127.0.0.1", 0, http=Cuttable, interface="asgi3", lifespan="off", log_level="critical"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -169,15 +170,14 @@ class LoopbackHub:
         body = await request.body()
         fault = next((fault for fault in self.faults if fault.meets(method, path)), None) or Fault()
         await asyncio.sleep(fault.stall)
-        status = None
-        try:
-            if fault.cut != "before":
-                response = _refused(fault) if fault.status else await self._dispatched(request, method, path)
-                status = response.status_code if fault.cut is None else None
-                await self._sent(response, fault, scope, receive, send)
-        finally:
-            query = scope["query_string"].decode()
-            self.requests.append(Seen(method, path, query, dict(request.headers), status, len(body)))
+        response = None
+        if fault.cut != "before":
+            response = _refused(fault) if fault.status else await self._dispatched(request, method, path)
+        status = response.status_code if response and fault.cut is None else None
+        query = scope["query_string"].decode()
+        self.requests.append(Seen(method, path, query, dict(request.headers), status, len(body)))
+        if response is not None:
+            await self._sent(response, fault, scope, receive, send)
         if fault.cut:
             Cuttable.transports[tuple(scope["client"])].abort()
 
@@ -188,7 +188,7 @@ class LoopbackHub:
             await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
             half = bytes(response.body)[: len(response.body) // 2]
             await send({"type": "http.response.body", "body": half, "more_body": True})
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
 
     async def _dispatched(self, request: Request, method: str, path: str) -> Response:
         for old, new in self.renamed.items():
@@ -203,6 +203,9 @@ class LoopbackHub:
                     response: Response = await answer(self, request, **given)
                 except Refusal as refusal:
                     return refusal.response()
+                except Exception as error:
+                    self.errors.append(error)
+                    raise
                 return response
         return JSONResponse({"error": f"the loopback Hub knows no {method} {path}"}, 404)
 
@@ -220,6 +223,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     with LoopbackHub(home) as made:
         settle(monkeypatch, made)
         yield made
+        assert made.errors == []
 
 
 def settle(patch: pytest.MonkeyPatch, made: LoopbackHub) -> None:

@@ -114,7 +114,10 @@ class Repo:
         """The front matter of the card on main."""
         commit = self.at("main")
         readme = commit.files.get("README.md") if commit else None
-        return front_matter(readme.data.decode("utf-8", "replace")) if readme else {}
+        try:
+            return front_matter(readme.data.decode("utf-8", "replace")) if readme else {}
+        except ValueError:
+            return {}
 
 
 def front_matter(text: str) -> dict[str, object]:
