@@ -228,7 +228,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 def settle(patch: pytest.MonkeyPatch, made: LoopbackHub) -> None:
     """Sets the environment, and what huggingface_hub made of it when it was imported. Retries do not wait."""
-    from huggingface_hub import constants, hf_api
+    from huggingface_hub import constants, file_download, hf_api
     from huggingface_hub.utils import _http, close_session
 
     for name in os.environ:
@@ -246,5 +246,6 @@ def settle(patch: pytest.MonkeyPatch, made: LoopbackHub) -> None:
     }.items():  # fmt: skip
         patch.setattr(constants, name, value, raising=False)
     patch.setattr(hf_api.api, "endpoint", made.endpoint)  # that of huggingface_hub's functions, as diffusers calls them
-    patch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
+    for module in (_http, file_download):
+        patch.setattr(module, "time", SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None}))
     close_session()
