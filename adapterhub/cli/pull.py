@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @as_json
 @debug
 def command(source: str, db: Path | None, as_json: bool, **given: Any) -> None:
-    from adapterhub.registry.pulled import having
+    from adapterhub.registry.transfers import having
 
     def known(sha256: str) -> Sequence[str]:
         return having(sha256, db=db)
@@ -60,11 +60,11 @@ def _keep(done: Pulled, db: Path | None) -> None:
     """Takes it into the registry, if there is one, with where it came from. The files are there whether that goes well or not."""
     if not is_kept(db):
         return
-    from adapterhub.registry.pulled import keep_pulled
+    from adapterhub.registry.transfers import keep_transfer
 
     told = {"repository": done.repo, "revision": done.revision or ""} if done.repo else {"source": done.source}
     try:
-        keep_pulled([row.path for row in done.files if row.path], told, db=db)
+        keep_transfer("pulled", [row.path for row in done.files if row.path], told, db=db)
     except Exception as error:  # noqa: BLE001 - whatever it is, the files were pulled
         note(f"pulled, but not recorded: {explain(error).message}")
 

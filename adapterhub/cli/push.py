@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
+from adapterhub.cli.faults import explain
 from adapterhub.cli.options import PATH, as_json, db, debug, force
 from adapterhub.cli.recording import is_kept
-from adapterhub.cli.terminal import columns, escape, in_bytes, number, problems, write, write_json
+from adapterhub.cli.terminal import columns, escape, in_bytes, note, number, problems, write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Push
@@ -41,9 +42,23 @@ if TYPE_CHECKING:
 @as_json
 @debug
 def command(path: str, db: Path | None, token_env: str | None, as_json: bool, **options: Any) -> int:
-    done = adapterhub.push(_path(path, db), token=_token(token_env), **options)
+    place = _path(path, db)
+    done = adapterhub.push(place, token=_token(token_env), **options)
+    _keep(place, done, db)
     write_json(done) if as_json else write("\n".join(describe(done)))
     return int(done.verified is False)
+
+
+def _keep(place: Path, done: Push, db: Path | None) -> None:
+    """Records where it is on the Hub, if there is a registry. It is there whether that goes well or not."""
+    if done.commit is None or not is_kept(db):
+        return
+    from adapterhub.registry.transfers import keep_transfer
+
+    try:
+        keep_transfer("pushed", [place], {"repository": done.repo_id, "revision": done.commit}, db=db)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it was pushed
+        note(f"pushed, but not recorded: {explain(error).message}")
 
 
 def _path(given: str, db: Path | None) -> Path:

@@ -61,7 +61,8 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
             continue
         done |= {old, new}
         connection.execute(
-            f"UPDATE OR IGNORE facts SET record_id = ? WHERE record_id = ? AND origin IN {storing.LASTING}", (new, old)
+            f"UPDATE OR IGNORE facts SET record_id = ? WHERE record_id = ? AND origin IN {(*storing.LASTING, *storing.TRANSFERS)}",
+            (new, old),
         )
         connection.execute(
             "UPDATE records SET added = (SELECT added FROM records WHERE id = ?) WHERE id = ?", (old, new)

@@ -25,6 +25,8 @@ OURS = "adapterhub"
 """The origin of what the registry itself remembers of a record."""
 FORMER = "former_sha256"
 """The digests that a file had before its header was edited, the latest first."""
+TRANSFERS = ("pulled", "pushed")
+"""Origins of where a file came from or went, which is true of it as long as it is the same."""
 LASTING = ("user", OURS)
 """Origins that a file which changes, or is found elsewhere, does not take away."""
 
@@ -109,7 +111,7 @@ def put_facts(
     """Replaces what others than the user and the registry say of a record, and what is `odd` about how they say it; without `header` what its
     header says stays.
     """
-    kept = (*LASTING, *(() if header else (*OF_HEADER, "pulled")))
+    kept = (*LASTING, *(() if header else (*OF_HEADER, *TRANSFERS)))
     connection.execute(
         f"DELETE FROM facts WHERE record_id = ? AND origin NOT IN ({', '.join('?' * len(kept))})", (record, *kept)
     )

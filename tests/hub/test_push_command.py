@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 
+import adapterhub
 from adapterhub.documents import schema
 from tests.hub import sources
 from tests.hub.loopback import Fault
@@ -71,6 +72,20 @@ def test_a_name_of_the_registry_is_pushed(hub, tmp_path, cli, monkeypatch):
     assert cli("push", "vixen", FOX).status == 0
     assert "pytorch_lora_weights.safetensors" in hub.files(FOX)
     assert cli("push", "nobody", FOX).status == 1
+
+
+def test_the_registry_knows_where_it_was_pushed_and_still_does_when_it_moves(hub, tmp_path, cli):
+    library, db = tmp_path / "library", tmp_path / "r.db"
+    library.mkdir()
+    source = sources.lora(library, name="fox.safetensors")
+    adapterhub.index(library, db=db)
+    assert cli("push", source, FOX, "--license", "mit", "--base-model", "alice/base", "--db", db).status == 0
+    source.rename(library / "renamed.safetensors")
+    adapterhub.index(library, db=db)
+    told = adapterhub.show("renamed", db=db).facts
+    assert [(one.value, one.origin) for one in told["repository"]] == [(FOX, "pushed")]
+    assert [one.value for one in told["revision"]] == [hub.head(FOX)]
+    assert hub.token.encode() not in db.read_bytes()
 
 
 def test_the_token_may_stand_in_any_variable(hub, tmp_path, cli, monkeypatch):

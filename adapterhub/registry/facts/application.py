@@ -11,6 +11,7 @@ _FIELDS: Mapping[str, Mapping[str, str]] = {
                  "source": "source"},
     "huggingface": {"repository": "repository", "revision": "revision", "sha256": "hash.sha256"},
     "pulled": {"repository": "repository", "revision": "revision", "source": "source"},
+    "pushed": {"repository": "repository", "revision": "revision"},
 }  # fmt: skip
 """Origin → what is told → the field that it is."""
 
@@ -20,9 +21,9 @@ def of_application(told: Mapping[str, str | list[str]]) -> list[Fact]:
     return _facts("huggingface" if told.keys() & _FIELDS["huggingface"].keys() else "invokeai", told)
 
 
-def of_pull(told: Mapping[str, str]) -> list[Fact]:
-    """The facts of what was pulled: `repository` and `revision` on the Hub, or its `source`."""
-    return _facts("pulled", told)
+def of_transfer(origin: str, told: Mapping[str, str]) -> list[Fact]:
+    """The facts of what was "pulled" or "pushed": `repository` and `revision` on the Hub, or its `source`."""
+    return _facts(origin, told)
 
 
 def _facts(origin: str, told: Mapping[str, str | list[str]] | Mapping[str, str]) -> list[Fact]:

@@ -13,7 +13,7 @@ ORIGINS = (
     "user",  # edited in the registry
     "a1111", "lora-manager", "stability-matrix", "civitai", "text",  # side-cars
     "invokeai", "huggingface",  # applications
-    "pulled",  # where adapterhub itself got it
+    "pulled", "pushed",  # where adapterhub itself got it, or put it
     "modelspec", "additional-networks", "kohya", "ai-toolkit", "diffusers",  # the header
     "guess",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What came from the network: whether it is here already, and where it came from."""
+"""What came from the network or went there: whether it is here already, and where it is there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from adapterhub.registry import hashing, storing
 from adapterhub.registry.database import exists, legible, place, reading, stored, transaction, writing
-from adapterhub.registry.facts.application import of_pull
+from adapterhub.registry.facts.application import of_transfer
 from adapterhub.registry.index import Run
 from adapterhub.registry.recording import READ_WHOLE
 
@@ -27,9 +27,11 @@ def having(sha256: str, *, db: Path | str | None = None) -> list[str]:
     return [legible(path) for (path,) in rows]
 
 
-def keep_pulled(paths: Sequence[Path | str], told: Mapping[str, str], *, db: Path | str | None = None) -> None:
-    """Takes in what was pulled to `paths`, with its `told` origin: see `facts.application.of_pull`. Several files are one adapter
-    or model, and its folder is looked at.
+def keep_transfer(
+    origin: str, paths: Sequence[Path | str], told: Mapping[str, str], *, db: Path | str | None = None
+) -> None:
+    """Takes in what was "pulled" to `paths`, or "pushed" from there, with where that is: see `facts.application.of_transfer`. Several
+    files are one adapter or model, and its folder is looked at.
     """
     places = [place(path) for path in paths]
     root = places[0] if len(places) == 1 else Path(os.path.commonpath(places))
@@ -38,7 +40,7 @@ def keep_pulled(paths: Sequence[Path | str], told: Mapping[str, str], *, db: Pat
         hashing.hash_all(connection, 1, seen=True, most=READ_WHOLE)
         with transaction(connection):
             for record in _records(connection, places):
-                rows = [(record, fact.origin, fact.field, json.dumps(fact.value)) for fact in of_pull(told)]
+                rows = [(record, fact.origin, fact.field, json.dumps(fact.value)) for fact in of_transfer(origin, told)]
                 connection.executemany(
                     "INSERT OR REPLACE INTO facts (record_id, origin, field, value) VALUES (?, ?, ?, ?)", rows
                 )
@@ -49,6 +51,8 @@ def _records(connection: sqlite3.Connection, places: Sequence[Path]) -> list[int
     """The records that the files belong to."""
     marks = ", ".join("?" * len(places))
     rows = connection.execute(
-        f"SELECT DISTINCT record_id FROM files WHERE role = 'content' AND path IN ({marks})", [*map(stored, places)]
+        f"SELECT DISTINCT record_id FROM files WHERE role = 'content' AND path IN ({marks}) "
+        f"UNION SELECT id FROM records WHERE path IN ({marks})",
+        [*map(stored, places)] * 2,
     )
     return [record for (record,) in rows.fetchall()]
