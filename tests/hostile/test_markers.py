@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "hypernetwork merge": ((f"{EVIL}:1", EVIL, "-o", f"{OUT}.pt"), (EVIL, EVIL, "--method", "chain", "-o", OUT, "--to", "a1111")),
     "compatible": ((EVIL,), (STYLE, EVIL), (EVIL, "--json")),
     **dict.fromkeys("index watch list search show tag note rate alias remove duplicates similar lineage replay verify doctor backup "
-                    "restore export import lock sync metadata".split(), ()),
+                    "restore export import lock sync metadata pull push".split(), ()),
     "layouts": (),
     "architectures": (),
     "demo": (),

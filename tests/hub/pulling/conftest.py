@@ -13,7 +13,7 @@ def hub(monkeypatch, tmp_path):
     """An empty Hub, which is the endpoint of the client; the token is for it alone."""
     with serving(Hub()) as one:
         for name, value in {
-            "ENDPOINT": one.url, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
+            "ENDPOINT": one.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_DISABLE_TELEMETRY": True,
             "HUGGINGFACE_CO_URL_TEMPLATE": one.url + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": True,
         }.items():  # fmt: skip
