@@ -19,7 +19,7 @@ from adapterhub.files.progress import tell
 from adapterhub.fingerprint import Weights, fingerprint
 from adapterhub.operations.digests import digest_of, listed
 from adapterhub.operations.source import decoded
-from adapterhub.registry import lineage
+from adapterhub.registry import lineage, twins
 from adapterhub.registry.database import restored, transaction
 from adapterhub.registry.workers import carried_out
 from adapterhub.sketch import sketch
@@ -113,27 +113,20 @@ def _tasks(connection: sqlite3.Connection, which: str) -> Iterator[Task]:
 
 _TWIN = """SELECT one.record_id FROM files AS mine JOIN files AS one
     ON one.inode = mine.inode AND one.device = mine.device AND one.size = mine.size AND one.mtime_ns = mine.mtime_ns
-    WHERE mine.record_id = records.id AND mine.role = 'content' AND one.role = 'content' AND one.record_id < mine.record_id"""
-"""The records that have a hard link to a file of a record, and came first."""
+    WHERE mine.record_id = records.id AND mine.role = 'content' AND one.role = 'content' AND one.record_id < mine.record_id
+    AND (SELECT count(*) FROM files WHERE record_id = mine.record_id AND role = 'content') = 1
+    AND (SELECT count(*) FROM files WHERE record_id = one.record_id AND role = 'content') = 1"""
+"""The records of one file that is a hard link to a record's one file, and came first. Folders may have some files in common, as
+revisions in a cache do, and each is read.
+"""
 
 
 def _share(connection: sqlite3.Connection) -> int:
     """Gives hard links what was found of the file under its other name."""
-    shared = 0
-    twins = connection.execute(
+    pairs = connection.execute(
         f"SELECT id, ({_TWIN} LIMIT 1) AS twin FROM records WHERE hashed = 0 AND EXISTS ({_TWIN})"
-    )
-    for record, twin in twins.fetchall():
-        shared += connection.execute(
-            "UPDATE records SET (hashed, sha256, fingerprint, sketch) = (SELECT hashed, sha256, fingerprint, sketch FROM records WHERE id = ?) "
-            "WHERE id = ? AND (SELECT hashed FROM records WHERE id = ?)", (twin, record, twin),
-        ).rowcount  # fmt: skip
-        connection.execute(
-            "INSERT OR REPLACE INTO hashes (file_id, name, value) SELECT mine.id, hashes.name, value FROM hashes "
-            "JOIN files AS one ON one.id = file_id AND one.record_id = ? JOIN files AS mine ON mine.record_id = ? "
-            "AND mine.inode = one.inode AND mine.device = one.device", (twin, record),
-        )  # fmt: skip
-    return shared
+    ).fetchall()
+    return sum(twins.share(connection, twin, record) for record, twin in pairs)
 
 
 def digested(tasks: Sequence[Task]) -> list[Digested]:

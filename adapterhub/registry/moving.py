@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapterhub.registry import storing
+from adapterhub.registry import storing, twins
 from adapterhub.registry.database import restored, stored
 
 
@@ -67,7 +67,7 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
         connection.execute(
             "UPDATE records SET added = (SELECT added FROM records WHERE id = ?) WHERE id = ?", (old, new)
         )
-        _take_hashes(connection, old, new)
+        twins.share(connection, old, new)
         connection.execute("DELETE FROM records WHERE id = ?", (old,))
         storing.settle(connection, new)
     return len(done) // 2
@@ -77,24 +77,3 @@ def _is_gone(connection: sqlite3.Connection, record: int) -> bool:
     """Whether its file is missing, or lies outside of what was walked and is no longer there."""
     row = connection.execute("SELECT path, missing FROM records WHERE id = ?", (record,)).fetchone()
     return row["missing"] is not None or not restored(row["path"]).exists()
-
-
-def _take_hashes(connection: sqlite3.Connection, old: int, new: int) -> None:
-    """What is known of files that are the same by inode need not be read again."""
-    same = connection.execute(
-        "SELECT here.id, there.id FROM files AS here JOIN files AS there ON there.inode = here.inode AND there.device = here.device "
-        "AND there.size = here.size AND there.mtime_ns = here.mtime_ns WHERE here.record_id = ? AND there.record_id = ? "
-        "AND here.role = 'content'", (new, old),
-    ).fetchall()  # fmt: skip
-    for here, there in same:
-        connection.execute(
-            "INSERT OR IGNORE INTO hashes SELECT ?, name, value FROM hashes WHERE file_id = ?", (here, there)
-        )
-    wanted = connection.execute(
-        "SELECT count(*) FROM files WHERE record_id = ? AND role = 'content'", (new,)
-    ).fetchone()[0]
-    if same and len(same) == wanted:
-        connection.execute(
-            "UPDATE records SET (hashed, sha256, fingerprint, sketch) = (SELECT hashed, sha256, fingerprint, sketch FROM records WHERE id = ?) "
-            "WHERE id = ? AND hashed = 0", (old, new),
-        )  # fmt: skip

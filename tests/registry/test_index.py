@@ -276,3 +276,20 @@ def test_a_defect_of_ours_costs_one_file(library, db, monkeypatch):
     ]
     assert done.found == 4
     assert len(adapterhub.list(db=db)) == 3
+
+
+def test_folders_that_share_a_file_are_each_read_whole(tmp_path, db):
+    """As revisions in a cache do: a hard link between them says nothing of their other files."""
+    for seed, name in enumerate(("one", "two")):
+        adapterhub.convert(adapter(tmp_path / f"{name}.safetensors", seed), tmp_path / "lib" / name, to="peft")
+    (config, other) = sorted((tmp_path / "lib").rglob("adapter_config.json"))
+    other.unlink()
+    os.link(config, other)
+    os.link(next((tmp_path / "lib" / "one").rglob("*.safetensors")), tmp_path / "lib" / "alone.safetensors")
+    done = adapterhub.index(tmp_path / "lib", db=db)
+    assert (done.found, done.hashed) == (3, 3)
+    for name in ("one", "two"):
+        wanted = adapterhub.inspect(tmp_path / f"{name}.safetensors", hash=True).fingerprint
+        assert adapterhub.show(str(tmp_path / "lib" / name), db=db).fingerprint == wanted
+    alone = adapterhub.inspect(tmp_path / "lib" / "alone.safetensors", hash=True)
+    assert adapterhub.show("alone", db=db).sha256 == alone.hashes.sha256
