@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.faults import explain
 from adapterhub.cli.options import PATH, as_json, base, db, debug, force, size
-from adapterhub.cli.recording import is_kept
+from adapterhub.cli.recording import is_kept, recording
 from adapterhub.cli.terminal import columns, escape, in_bytes, note, problems, write, write_json
 
 if TYPE_CHECKING:
@@ -57,16 +56,14 @@ def command(source: str, db: Path | None, as_json: bool, **given: Any) -> None:
 
 
 def _keep(done: Pulled, db: Path | None) -> None:
-    """Takes it into the registry, if there is one, with where it came from. The files are there whether that goes well or not."""
+    """Takes it into the registry, if there is one, with where it came from."""
     if not is_kept(db):
         return
     from adapterhub.registry.transfers import keep_transfer
 
     told = {"repository": done.repo, "revision": done.revision or ""} if done.repo else {"source": done.source}
-    try:
+    with recording("pulled"):
         keep_transfer("pulled", [row.path for row in done.files if row.path], told, db=db)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the files were pulled
-        note(f"pulled, but not recorded: {explain(error).message}")
 
 
 def describe(found: Pulled) -> list[str]:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.faults import explain
 from adapterhub.cli.options import PATH, as_json, db, debug, force
-from adapterhub.cli.recording import is_kept
-from adapterhub.cli.terminal import columns, escape, in_bytes, note, number, problems, write, write_json
+from adapterhub.cli.recording import is_kept, recording
+from adapterhub.cli.terminal import columns, escape, in_bytes, number, problems, write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Push
@@ -50,15 +49,13 @@ def command(path: str, db: Path | None, token_env: str | None, as_json: bool, **
 
 
 def _keep(place: Path, done: Push, db: Path | None) -> None:
-    """Records where it is on the Hub, if there is a registry. It is there whether that goes well or not."""
+    """Records where it is on the Hub, if there is a registry."""
     if done.commit is None or not is_kept(db):
         return
     from adapterhub.registry.transfers import keep_transfer
 
-    try:
+    with recording("pushed"):
         keep_transfer("pushed", [place], {"repository": done.repo_id, "revision": done.commit}, db=db)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it was pushed
-        note(f"pushed, but not recorded: {explain(error).message}")
 
 
 def _path(given: str, db: Path | None) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +23,24 @@ def is_kept(db: Path | None) -> bool:
     return db is not None or bool(os.environ.get("ADAPTERHUB_DB")) or exists()
 
 
-def keep(done: Conversion, db: Path | None) -> None:
-    """Records what `done` wrote. The file is there and right whether that goes well or not."""
-    if not is_kept(db):
-        return
+@contextmanager
+def recording(what: str) -> Iterator[None]:
+    """What was "written", "pulled" or "pushed" is there and right, whether recording it inside goes well or not."""
     try:
-        adapterhub.record(done, db=db)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the file was written
-        note(f"written, but not recorded: {explain(error).message}")
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the work was done
+        note(f"{what}, but not recorded: {explain(error).message}")
+
+
+def keep(done: Conversion, db: Path | None) -> None:
+    """Records what `done` wrote."""
+    if is_kept(db):
+        with recording("written"):
+            adapterhub.record(done, db=db)
 
 
 def keep_edit(done: HeaderMetadata, db: Path | None) -> None:
     """Records that a header was edited, so that the file is still found by the sha256 that it had."""
-    if done.after is None or not is_kept(db):
-        return
-    try:
-        adapterhub.record_edit(done, db=db)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the file was written
-        note(f"written, but not recorded: {explain(error).message}")
+    if done.after is not None and is_kept(db):
+        with recording("written"):
+            adapterhub.record_edit(done, db=db)

@@ -125,7 +125,12 @@ def restored(path: str | bytes) -> Path:
 
 def legible(path: str | bytes) -> str:
     """A path that the database holds as text for people: bytes that are no UTF-8 are escapes."""
-    return str(restored(path)).encode("utf-8", "backslashreplace").decode()
+    return clean(restored(path))
+
+
+def clean(text: object) -> str:
+    """Text that SQLite takes: what is no Unicode is escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _migrated(path: Path) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import NotFound, UsageError
 from adapterhub.registry import storing
-from adapterhub.registry.database import transaction, writing
+from adapterhub.registry.database import clean, transaction, writing
 from adapterhub.registry.facts import settled
 from adapterhub.registry.reference import resolve
 from adapterhub.registry.show import shown
@@ -95,7 +95,7 @@ def _say(connection: sqlite3.Connection, record: int, **facts: Any) -> None:
 
 def _label(text: str) -> str:
     """A tag or a name as it is kept: on one line, without outer blanks."""
-    label = " ".join(storing.clean(text).split())
+    label = " ".join(clean(text).split())
     if not label:
         raise UsageError("an empty name", mend="Give at least one letter.")
     return label

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import UsageError
-from adapterhub.registry.database import legible, place, reading, stored
+from adapterhub.registry.database import clean, legible, place, reading, stored
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
@@ -112,7 +112,7 @@ def _traits(connection: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[st
 
 
 def _asked(value: Any) -> list[Any]:
-    return [] if value is None else [_unicode(value) if isinstance(value, str) else value]
+    return [] if value is None else [clean(value) if isinstance(value, str) else value]
 
 
 def _has(traits: Sequence[str], more: str) -> str:
@@ -125,13 +125,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def quoted(words: str) -> str:
     """What was typed as an FTS5 query for records that have all of its words, or words that begin so."""
-    parts = (part.replace('"', '""') for part in _unicode(words).replace("\0", " ").split())
+    parts = (part.replace('"', '""') for part in clean(words).replace("\0", " ").split())
     return " ".join(f'"{part}"*' for part in parts)
-
-
-def _unicode(text: str) -> str:
-    """What was typed, with bytes that are no UTF-8 as escapes, as the registry has them."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def list_(
@@ -178,7 +173,7 @@ def hits(
     words: str, wanted: Filter, *, db: Path | str | None = None, fts: bool = False, limit: int | None = None
 ) -> Iterator[str]:
     """The records of `search`, each as its JSON."""
-    query = _unicode(words) if fts else quoted(words)
+    query = clean(words) if fts else quoted(words)
     if not query:
         raise UsageError("nothing to search for", mend="Give a word, or adapterhub list for everything.")
     newest = f"""(SELECT rowid AS hit, bm25(texts_fts, {", ".join(map(str, WEIGHTS))}) AS score

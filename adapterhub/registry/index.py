@@ -15,7 +15,7 @@ from pathlib import Path
 from adapterhub.documents import Indexing, Trouble
 from adapterhub.errors import AdapterhubError, UsageError
 from adapterhub.registry import hashing, known, lookups, moving, storing
-from adapterhub.registry.database import default_path, place, reading, restored, stored, transaction, writing
+from adapterhub.registry.database import clean, default_path, place, reading, restored, stored, transaction, writing
 from adapterhub.registry.facts import PREVIEWS, Listing
 from adapterhub.registry.identified import Identified, Task, looked_at
 from adapterhub.registry.lookups import Ask
@@ -201,7 +201,7 @@ class Run:
         newest = max(file.mtime_ns for file in seen.files)
         record = storing.put_record(self.connection, {
             **found.columns, "path": stored(seen.path), "folder": stored(seen.path.parent), "application": seen.application,
-            "name": storing.clean(_name(seen)), "size": sum(file.size for file in seen.files),
+            "name": clean(_name(seen)), "size": sum(file.size for file in seen.files),
             "modified": storing.moment(newest)})  # fmt: skip
         storing.put_files(
             self.connection, record, [*((file.path, "content", file[1:]) for file in seen.files), *_roles(task.beside)]

@@ -17,7 +17,7 @@ from typing import Any
 from adapterhub.documents import Ancestor, Lineage, Recipe, Step
 from adapterhub.operations.recipe import FIELD
 from adapterhub.registry import storing
-from adapterhub.registry.database import reading, restored
+from adapterhub.registry.database import clean, reading, restored
 from adapterhub.registry.reference import resolve
 
 _HEX = 64
@@ -131,7 +131,7 @@ def put_recipe(
         "output = iif(recipes.output = '', excluded.output, recipes.output) RETURNING id",
         (
             digest,
-            storing.clean(name),
+            clean(name),
             recipe.command,
             recipe.version,
             json.dumps(recipe.parameters),
@@ -142,10 +142,7 @@ def put_recipe(
     ).fetchone()
     connection.executemany(
         "INSERT OR IGNORE INTO parents (recipe_id, place, name, sha256, fingerprint) VALUES (?, ?, ?, ?, ?)",
-        [
-            (row[0], place, storing.clean(one.name), one.sha256, one.fingerprint)
-            for place, one in enumerate(recipe.inputs)
-        ],
+        [(row[0], place, clean(one.name), one.sha256, one.fingerprint) for place, one in enumerate(recipe.inputs)],
     )
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 from adapterhub.errors import NotFound, UsageError
-from adapterhub.registry.database import place, restored, stored
+from adapterhub.registry.database import clean, place, restored, stored
 
 SHORTEST = 6
 """The fewest digits that are taken for the beginning of a hash."""
@@ -74,7 +74,7 @@ def _by_folder(connection: sqlite3.Connection, ref: str) -> list[int]:
 
 def _by_name(connection: sqlite3.Connection, ref: str) -> list[int]:
     """By the name with or without its suffix."""
-    names = (_text(ref), _text(Path(ref).stem))
+    names = (clean(ref), clean(Path(ref).stem))
     for name in dict.fromkeys(names):
         if found := _ids(connection, "SELECT id FROM records WHERE name = ? COLLATE NOCASE", name):
             return found
@@ -83,7 +83,7 @@ def _by_name(connection: sqlite3.Connection, ref: str) -> list[int]:
 
 def _by_trait(connection: sqlite3.Connection, ref: str) -> list[int]:
     for trait in ("alias", "token"):
-        if found := _ids(connection, "SELECT record_id FROM traits WHERE trait = ? AND value = ?", trait, _text(ref)):
+        if found := _ids(connection, "SELECT record_id FROM traits WHERE trait = ? AND value = ?", trait, clean(ref)):
             return found
     return []
 
@@ -103,7 +103,3 @@ def _by_hash(connection: sqlite3.Connection, ref: str) -> list[int]:
     ) or _ids(  # what it was before its header was edited
         connection, "SELECT record_id FROM traits WHERE trait = 'former' AND value >= ? AND value < ? LIMIT 100", start, f"{start}g"
     )  # fmt: skip
-
-
-def _text(ref: str) -> str:
-    return ref.encode("utf-8", "backslashreplace").decode()

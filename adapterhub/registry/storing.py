@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.files import Problem
-from adapterhub.registry.database import stored
+from adapterhub.registry.database import clean, stored
 from adapterhub.registry.facts import OF_HEADER, Fact, Value, rank, settled
 
 _RECORD = ("path", "folder", "name", "application", "kind", "container", "layout", "architecture", "variant", "rank",
@@ -42,11 +42,6 @@ def moment(mtime_ns: int) -> str:
         return datetime.fromtimestamp(mtime_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):
         return "1970-01-01T00:00:00Z"
-
-
-def clean(text: object) -> str:
-    """Text that SQLite takes: what is no Unicode is escaped."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def put_record(connection: sqlite3.Connection, columns: Mapping[str, Any]) -> int:
