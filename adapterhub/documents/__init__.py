@@ -90,6 +90,16 @@ if TYPE_CHECKING:
         Told,
         Trouble,
     )
+    from adapterhub.documents.training import (
+        DreamBoothSettings,
+        HypernetworkSettings,
+        LoraSettings,
+        PriorSettings,
+        Technique,
+        TextualInversionSettings,
+        Training,
+        TrainingSettings,
+    )
 
     DOCUMENTS: dict[str, type[Document]]
     """Every public document by the name of its schema."""
@@ -114,6 +124,7 @@ __all__ = [
     "Diagnosis",
     "Difference",
     "Document",
+    "DreamBoothSettings",
     "Duplicates",
     "EnergyShare",
     "Exactness",
@@ -136,6 +147,7 @@ __all__ = [
     "HeatMap",
     "HubModel",
     "HubSearch",
+    "HypernetworkSettings",
     "HypernetworkStructure",
     "Imported",
     "Indexing",
@@ -147,6 +159,7 @@ __all__ = [
     "ListedTensor",
     "Lock",
     "Locked",
+    "LoraSettings",
     "Member",
     "Misfit",
     "ModelFit",
@@ -157,6 +170,7 @@ __all__ = [
     "Nearest",
     "Part",
     "PathText",
+    "PriorSettings",
     "Problem",
     "Pulled",
     "PulledFile",
@@ -180,10 +194,14 @@ __all__ = [
     "Sync",
     "Synced",
     "Target",
+    "Technique",
+    "TextualInversionSettings",
     "Thumbnail",
     "Token",
     "TokenTable",
     "Told",
+    "Training",
+    "TrainingSettings",
     "Trouble",
     "Unmeasured",
     "Validation",
@@ -218,6 +236,10 @@ _HOMES = {
         (
             "record",
             "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
+        ),
+        (
+            "training",
+            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings Training TrainingSettings",
         ),
     )
     for name in names.split()
@@ -256,6 +278,11 @@ _PUBLIC = {
     "pulled": "Pulled",
     "hub-search": "HubSearch",
     "push": "Push",
+    "train-textual-inversion": "TextualInversionSettings",
+    "train-dreambooth": "DreamBoothSettings",
+    "train-lora": "LoraSettings",
+    "train-hypernetwork": "HypernetworkSettings",
+    "training": "Training",
 }
 
 
