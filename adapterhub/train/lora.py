@@ -81,7 +81,8 @@ def _applied(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 def _norm(weight: Tensor) -> Tensor:
     """‖W‖ over all but the output axis: (O, 1[, 1, 1])."""
-    return weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+    norms: Tensor = weight.flatten(1).norm(dim=1)
+    return norms.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def train(settings: LoraSettings, *, resume: bool = False, force: bool = False, watch: Watch | None = None) -> Training:
