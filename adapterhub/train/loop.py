@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from torch import Tensor, nn
+from torch import nn
 
 from adapterhub.documents import TrainingSettings
 from adapterhub.errors import RefusedInput, UsageError
