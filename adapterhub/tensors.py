@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -141,12 +141,17 @@ def item(tensor: LazyTensor) -> float:
     """The value of a tensor of one element, whatever its shape and dtype."""
     if tensor.shape and tensor.size != 1:
         raise ValueError(f"a tensor of shape {list(tensor.shape)} is no scalar")
-    data = tensor.read()
-    if tensor.dtype == "BF16":
+    return number(tensor.dtype, tensor.read())
+
+
+@lru_cache(maxsize=1024)
+def number(dtype: str, data: bytes) -> float:
+    """The number that the bytes of one element are."""
+    if dtype == "BF16":
         return float(struct.unpack("<f", b"\0\0" + data)[0])
-    if tensor.dtype in _SCALARS:
-        return float(_SCALARS[tensor.dtype].unpack(data)[0])
-    return float(values(tensor).reshape(()))
+    if dtype in _SCALARS:
+        return float(_SCALARS[dtype].unpack(data)[0])
+    return float(values(from_bytes(dtype, (), data)))
 
 
 def holds(dtype: str, value: float) -> bool:

@@ -7,6 +7,7 @@ are interpreted and never executed, pictures that hold embeddings, and folders; 
 from adapterhub.files.cache import cached_sha256, is_cached
 from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.limits import LIMITS, Limits
+from adapterhub.files.numbers import items
 from adapterhub.files.package import (
     ASIDE_FILE,
     DIRECTORY,
@@ -49,6 +50,7 @@ __all__ = [
     "data_sha256",
     "every_digest",
     "is_cached",
+    "items",
     "opened",
     "read",
     "read_elsewhere",

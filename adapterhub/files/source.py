@@ -178,6 +178,27 @@ class Range:
         return Range(self.source, self.start + start, length)
 
 
+def read_each(ranges: Iterable[Range]) -> list[bytes]:
+    """The bytes of each of some small ranges; those that follow each other in a file are read at once."""
+    found: list[bytes] = []
+    for run in _runs(ranges):
+        start = run[0].start
+        data = run[0].source.read(start, run[-1].start + run[-1].length - start)
+        found += [data[part.start - start : part.start - start + part.length] for part in run]
+    return found
+
+
+def _runs(ranges: Iterable[Range]) -> Iterator[list[Range]]:
+    run: list[Range] = []
+    for part in ranges:
+        if run and (part.start != run[-1].start + run[-1].length or part.source is not run[-1].source):
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
+
+
 def _stat(path: Path) -> os.stat_result:
     try:
         return os.stat(path)

@@ -27,7 +27,7 @@ class Reading:
     kind: Kind
     architecture: str
     modules: dict[Module, dict[Role, LazyTensor]]
-    names: dict[Module, dict[Role, str]]
+    names: Mapping[Module, Mapping[Role, str]]
     metadata: dict[str, str]
     mended: Mapping[str, str]
 

@@ -121,8 +121,7 @@ class Cloneofsimo:
             head = f"{component}:{index}"
             placed[head] = Module(component, modules[index])
             heads.setdefault(head, {})[_SIDES[side]] = name
-        roles = {head: {role: source.tensors[name] for role, name in names.items()} for head, names in heads.items()}
-        numbered = Spelled(source.tensors, heads, roles, {}, tuple(unsplit), bundled=tokens)
+        numbered = Spelled(source.tensors, heads, {}, tuple(unsplit), bundled=tokens)
         return fit_of(self, architecture, {file: numbered}, {file: placed})
 
     def decode(self, package: Package, fit: Fit) -> Reading:

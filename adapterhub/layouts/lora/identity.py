@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 
 import adapterhub.architectures as architectures
 import adapterhub.metadata as metadata
-from adapterhub.adapter import Kind, Module, Role
+from adapterhub.adapter import Kind
 from adapterhub.files import Package
 from adapterhub.layouts.foreign import family_of
 from adapterhub.layouts.identity import Identity
@@ -65,33 +64,20 @@ def _chosen(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -
     """The fit with the fewest wrong shapes and odd spellings; among equals what metadata says, then the first."""
     fits = _fewest(fits, lambda fit: len(fit.misfits))
     if len({fit.architecture for fit in fits}) > 1:
-        fits = _fewest(fits, _bent)
+        fits = _fewest(fits, lambda fit: fit.bent)
     candidates = list(dict.fromkeys(fit.architecture for fit in fits))
     vote = told_architecture(package)
     chosen = vote if vote in candidates else candidates[0]
     also = tuple(name for name in candidates if name != chosen) if vote not in candidates else ()
     mine = [fit for fit in fits if fit.architecture == chosen]
     best = min(mine, key=lambda fit: (len(fit.mended), _told_layout(package) != fit.layout.name))
-    evidence = (*_evidence(best), *([f"metadata: {chosen}"] if vote == chosen and len(candidates) > 1 else []))
+    evidence = (*best.evidence, *([f"metadata: {chosen}"] if vote == chosen and len(candidates) > 1 else []))
     return Identity(best.layout.kind, best, also=also, evidence=evidence, spelled=spelled)
 
 
 def _fewest(fits: list[Fit], count: Callable[[Fit], int]) -> list[Fit]:
     counts = [count(fit) for fit in fits]
     return [fit for fit, number in zip(fits, counts, strict=True) if number == min(counts)]
-
-
-def _bent(fit: Fit) -> int:
-    """How many projections have factors of another number of dimensions than their weight: SD 1 projects by 1×1
-    convolutions where SD 2 has linear layers (rule 11 of formats/lora.md §5.2).
-    """
-    weights = architectures.get(fit.architecture).weights
-    return sum(
-        len(fit.spelled[file].roles[head][Role.DOWN].shape) != len(weights[module.component][module.module])
-        for file, heads in fit.files.items()
-        for head, module in heads.items()
-        if module.module.endswith((".proj_in", ".proj_out")) and Role.DOWN in fit.spelled[file].roles[head]
-    )
 
 
 def _nearest(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) -> Identity:
@@ -105,7 +91,7 @@ def _nearest(package: Package, fits: list[Fit], spelled: Mapping[str, Spelled]) 
     left = set(best.unplaced)
     mixed = {fit.architecture for fit in fits if left & (_placed(fit) - _wrong(fit))}
     both = (best.architecture, *sorted(mixed - {best.architecture})) if mixed - {best.architecture} else ()
-    return Identity(best.layout.kind, best, mixed=both, evidence=_evidence(best), spelled=spelled)
+    return Identity(best.layout.kind, best, mixed=both, evidence=best.evidence, spelled=spelled)
 
 
 def _placed(fit: Fit) -> set[str]:
@@ -136,32 +122,3 @@ def _told_layout(package: Package) -> str | None:
 def told_architecture(package: Package) -> str | None:
     """The architecture that the metadata of a file of the package claims."""
     return next((name for file in package.files.values() if (name := metadata.claimed(file.metadata))), None)
-
-
-def _evidence(fit: Fit) -> tuple[str, ...]:
-    """What an expert would look at: the first modules of each kind whose shape says which architecture it is."""
-    said = []
-    for file, heads in fit.files.items():
-        extents = fit.spelled[file].extents
-        for head, module in heads.items():
-            if (telling := _telling(module)) is not None and (width := extents[head][telling[0]]) is not None:
-                said.append(f"{telling[1]} {width}")
-    return tuple(dict.fromkeys(said))[:6]
-
-
-# (path ends in, axis of the extent, how to say it): rules 1, 2 and 10 of formats/lora.md §5.2.
-_TELLING = (
-    ("attn2.to_k", 1, "input width"),
-    ("add_embedding.linear_1", 1, "input width"),
-    ("conv_in", 1, "columns"),
-    ("self_attn.q_proj", 1, "input width"),
-)
-
-
-@cache
-def _telling(module: Module) -> tuple[int, str] | None:
-    """The axis of a module's extent that tells something, and what to call that; asked about modules of inventories only."""
-    for suffix, axis, words in _TELLING:
-        if module.module.endswith(suffix):
-            return axis, f"{suffix if module.component == 'unet' else f'{module.component} {suffix}'} {words}"
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
@@ -89,11 +89,10 @@ class KeyedLayout:
         if len(spelled) != 1 or architecture.name not in self.prefixes:
             return None
         ((name, file),) = spelled.items()
-        table = _read(self, architecture.name)
         if not lenient:
-            if file.unsplit or not file.suffixes <= self.readable() or not file.heads.keys() <= table.keys():
-                return None
-            return fit_of(self, architecture, spelled, {name: {head: table[head] for head in file.heads}})
+            outline = _explained(self, architecture, file.outline) if file.outline else _whole(self, architecture, file)
+            return outline and outline.of(name, file)
+        table = _read(self, architecture.name)
         odd = _variants(self, architecture.name)
         heads = {head: table.get(head) or odd[head][0] for head in file.heads if head in table or head in odd}
         if not heads:
@@ -145,6 +144,20 @@ def _heads(layout: KeyedLayout, architecture: str, variant: Variant | None = Non
             spelled = path if spelling is None else spelling(component, path)
             if spelled is not None:
                 yield prefix + (flat(spelled) if layout.separator == "_" else spelled), Module(component, module)
+
+
+def _whole(layout: KeyedLayout, architecture: Architecture, file: Spelled) -> Fit | None:
+    """The fit of a file all of whose names are the layout's own; None for another."""
+    table = _read(layout, architecture.name)
+    if file.unsplit or not file.suffixes <= layout.readable() or not file.heads.keys() <= table.keys():
+        return None
+    return fit_of(layout, architecture, {"": file}, {"": {head: table[head] for head in file.heads}})
+
+
+@lru_cache(maxsize=512)  # some outlines by all layouts and architectures
+def _explained(layout: KeyedLayout, architecture: Architecture, outline: Spelled) -> Fit | None:
+    """`_whole` of tensors without bytes, which many files share."""
+    return _whole(layout, architecture, outline)
 
 
 @cache

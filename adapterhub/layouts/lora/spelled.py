@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from operator import attrgetter
 
 from adapterhub.adapter import Key, Role
 from adapterhub.algorithms import Extent, extent
 from adapterhub.layouts.lora.suffixes import ROLES
-from adapterhub.tensors import LazyTensor
+from adapterhub.tensors import LazyTensor, Shape
 
 EMBEDDING = "embedding"
 """The component of embeddings that travel inside a LoRA file; their module is "TOKEN.FIELD"."""
@@ -32,76 +32,77 @@ _WRAPPERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spelled:
-    """`heads[head][role]` is the name of a tensor, `roles[head][role]` the tensor; `unsplit` have no known suffix.
+    """`heads[head][role]` is the name of a tensor; `unsplit` have no known suffix.
 
     `doubles` are names whose head and role another name of the file has already; `unwrapped` maps the names that were
     cleaned to why; `bundled` are embeddings that travel along (`bundle_emb.TOKEN.FIELD`).
+
+    `outline` is the same of tensors that have no bytes. Files of one trainer have it in common: what follows from names,
+    dtypes and shapes alone is found out once, from it, and cannot depend on anything else. Not to be changed.
     """
 
     tensors: Mapping[str, LazyTensor]
-    heads: dict[str, dict[Role, str]]
-    roles: dict[str, dict[Role, LazyTensor]]
+    heads: Mapping[str, Mapping[Role, str]]
     suffix_of: Mapping[str, str]
     unsplit: tuple[str, ...] = ()
     doubles: tuple[str, ...] = ()
     unwrapped: Mapping[str, str] = field(default_factory=dict)
     bundled: Mapping[str, Key] = field(default_factory=dict)
+    outline: Spelled | None = None
 
     @cached_property
     def suffixes(self) -> frozenset[str]:
         """Every suffix that occurs, without the dot in front."""
-        return frozenset(self.suffix_of.values())
+        return self.outline.suffixes if self.outline else frozenset(self.suffix_of.values())
 
     @cached_property
-    def extents(self) -> dict[str, Extent]:
+    def extents(self) -> Mapping[str, Extent]:
         """The extent of each head's weight, as its tensors' shapes tell it."""
-        return {head: extent(roles) for head, roles in self.roles.items()}
+        return self.outline.extents if self.outline else {head: extent(self.roles(head)) for head in self.heads}
+
+    def roles(self, head: str) -> dict[Role, LazyTensor]:
+        """The tensors of a head."""
+        return {role: self.tensors[name] for role, name in self.heads[head].items()}
 
     def unwrap(self) -> Spelled:
         """The same file with wrappers (`_orig_mod.`, adapter names …) taken off its keys."""
         cleaned = {name: _clean(name) for name in self.tensors}
-        return split(self.tensors, {name: clean for name, (clean, _) in cleaned.items()},
-                     {name: why for name, (_, why) in cleaned.items() if why})  # fmt: skip
+        why = {name: why for name, (_, why) in cleaned.items() if why}
+        return _split(self.tensors, {name: clean for name, (clean, _) in cleaned.items()}, why)
 
 
-def split(
+def split(tensors: Mapping[str, LazyTensor]) -> Spelled:
+    """Splits every name of `tensors` at the longest known suffix."""
+    found = tensors.values()
+    outline = _outline(tuple(tensors), tuple(map(_DTYPE, found)), tuple(map(_SHAPE, found)))
+    return replace(outline, tensors=tensors, outline=outline)
+
+
+_DTYPE: Callable[[LazyTensor], str] = attrgetter("dtype")
+_SHAPE: Callable[[LazyTensor], Shape] = attrgetter("shape")
+
+
+@lru_cache(maxsize=16)
+def _outline(names: tuple[str, ...], dtypes: tuple[str, ...], shapes: tuple[Shape, ...]) -> Spelled:
+    """Of tensors without bytes."""
+    forms = zip(names, dtypes, shapes, strict=True)
+    return _split({name: LazyTensor(dtype, shape, tuple) for name, dtype, shape in forms})
+
+
+def _split(
     tensors: Mapping[str, LazyTensor],
     clean: Mapping[str, str] | None = None,
     unwrapped: Mapping[str, str] | None = None,
 ) -> Spelled:
-    """Splits every name of `tensors` (or what `clean` makes of it) at the longest known suffix."""
-    found = _split_names(tuple(tensors)) if clean is None else _split(tensors, clean)
-    roles = {head: {role: tensors[name] for role, name in names.items()} for head, names in found.heads.items()}
-    return Spelled(
-        tensors, found.heads, roles, found.suffix_of, found.unsplit, found.doubles, unwrapped or {}, found.bundled
-    )
-
-
-class _Names(NamedTuple):
-    """What names alone say; see Spelled. Not to be changed: files with the same names share it."""
-
-    heads: dict[str, dict[Role, str]]
-    suffix_of: dict[str, str]
-    unsplit: tuple[str, ...]
-    doubles: tuple[str, ...]
-    bundled: dict[str, Key]
-
-
-@lru_cache(maxsize=16)
-def _split_names(names: tuple[str, ...]) -> _Names:
-    """Adapters of one trainer have the same names: a folder full of them is split a few times."""
-    return _split(names, None)
-
-
-def _split(names: Iterable[str], clean: Mapping[str, str] | None) -> _Names:
+    """Splits the names of `tensors`, or what `clean` makes of them."""
     heads: dict[str, dict[Role, str]] = {}
     suffix_of: dict[str, str] = {}
     unsplit: list[str] = []
     doubles: list[str] = []
     bundled: dict[str, Key] = {}
-    for name in names:
+    for name in tensors:
         spelled = name if clean is None else clean[name]
         head, _, suffix = spelled.partition(".")
         role = _AFTER_FIRST_DOT.get(suffix)
@@ -121,7 +122,7 @@ def _split(names: Iterable[str], clean: Mapping[str, str] | None) -> _Names:
             doubles.append(name)
         else:
             known[role] = name
-    return _Names(heads, suffix_of, tuple(unsplit), tuple(doubles), bundled)
+    return Spelled(tensors, heads, suffix_of, tuple(unsplit), tuple(doubles), unwrapped or {}, bundled)
 
 
 def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:

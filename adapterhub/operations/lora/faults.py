@@ -11,7 +11,7 @@ from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import rank_of
 from adapterhub.documents import Problem
 from adapterhub.errors import NeedsDownload
-from adapterhub.files import Package
+from adapterhub.files import Package, items
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.layouts.lora.identity import told_architecture
@@ -19,9 +19,10 @@ from adapterhub.layouts.lora.peft_config import changed_bases
 from adapterhub.layouts.lora.placing import AlphaPlace, Fit, LoraLayout
 from adapterhub.operations.lora.module_faults import is_number, is_plain, module_faults
 from adapterhub.operations.problems import error, warning
-from adapterhub.tensors import item
+from adapterhub.tensors import LazyTensor, item
 
 R = Role
+_ALPHA = R.ALPHA  # see algorithms.py
 
 # Spellings that are read although nobody should write them, and what is odd about each.
 _ODD = {
@@ -47,12 +48,16 @@ _ODD = {
 _MEND = "adapterhub convert writes the usual names."
 
 
-def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
-    """Every problem that the header tells, errors first where they concern the whole file."""
+def faults(package: Package, identity: Identity, reading: Reading, *, plain: bool) -> Iterator[Problem]:
+    """Every problem that the header tells, errors first where they concern the whole file. `plain` says that no module has a
+    fault of its own.
+    """
     fit = identity.fit
     assert fit is not None
     yield from _whole(package, identity, fit)
     yield from _mended(fit)
+    if plain:
+        return
     for module, tensors in reading.modules.items():
         if not is_plain(tensors):
             yield from module_faults(module, tensors)
@@ -103,15 +108,21 @@ def _mended(fit: Fit) -> Iterator[Problem]:
 
 def alphas(modules: Mapping[Module, Roles]) -> dict[Module, float]:
     """The alpha of every module that has one, as far as they can be had. These few bytes are read."""
-    found = {}
-    for module, tensors in modules.items():
-        alpha = tensors.get(R.ALPHA)
-        if alpha is not None and is_number(alpha):
-            with suppress(
-                NeedsDownload
-            ):  # of a remote file whose alphas lie too far apart, which is a problem told of it
-                found[module] = item(alpha)
-    return found
+    stored = {
+        module: alpha
+        for module, tensors in modules.items()
+        if (alpha := tensors.get(_ALPHA)) is not None and is_number(alpha)
+    }
+    try:
+        return dict(zip(stored, items(stored.values()), strict=True))
+    except NeedsDownload:  # of a remote file whose alphas lie too far apart, which is a problem told of it
+        return dict(_at_hand(stored))
+
+
+def _at_hand(stored: Mapping[Module, LazyTensor]) -> Iterator[tuple[Module, float]]:
+    for module, alpha in stored.items():
+        with suppress(NeedsDownload):
+            yield module, item(alpha)
 
 
 def alpha_faults(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapter import Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, label, rank_of
 from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations.lora.faults import alpha_faults, alphas, faults
+from adapterhub.operations.lora.outline import outlined
 
 if TYPE_CHECKING:
     from adapterhub.operations.base import Base
@@ -25,9 +24,14 @@ def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dic
     """Modules counted by algorithm, component, rank and alpha; what the header and the alphas tell."""
     assert identity.fit is not None
     found = alphas(reading.modules)
+    outline = outlined(reading.modules)
+    fields = {
+        "variant": identity.fit.variant,
+        "algorithms": dict(outline.algorithms), "components": dict(outline.components), "ranks": dict(outline.ranks),
+        "alphas": dict(Counter(map("{:.6g}".format, found.values()))),
+    }  # fmt: skip
     odd = alpha_faults(identity.fit.layout, reading.modules, found)
-    fields = {"variant": identity.fit.variant, **_described(reading, found)}
-    return fields, [*faults(package, identity, reading), *odd]
+    return fields, [*faults(package, identity, reading, plain=outline.plain), *odd]
 
 
 def value_faults(package: Package, identity: Identity, reading: Reading, base: Path | None) -> Iterator[Problem]:
@@ -42,20 +46,3 @@ def make(opened: Source, request: Request, base: Base) -> Made:
     from adapterhub.operations.lora.make import make as made
 
     return made(opened, request, base)
-
-
-def _described(reading: Reading, found: Mapping[Module, float]) -> dict[str, Any]:
-    modules = reading.modules
-    changed = {module: roles for module, roles in modules.items() if Role.VECTORS not in roles}
-    ranks = Counter([rank_of(roles) for roles in changed.values()])
-    return {
-        "algorithms": dict(Counter([_label(roles) for roles in changed.values()])),
-        "components": dict(Counter([module.component for module in changed])),
-        "ranks": {str(rank): count for rank, count in ranks.items() if rank is not None},
-        "alphas": dict(Counter(map("{:.6g}".format, found.values()))),
-    }
-
-
-def _label(roles: Roles) -> str:
-    algorithm = algorithm_of(roles)
-    return label(roles, algorithm) if algorithm else "unknown"
