@@ -6,6 +6,7 @@ are interpreted and never executed, pictures that hold embeddings, and folders; 
 
 from adapterhub.files.cache import cached_sha256, is_cached
 from adapterhub.files.digests import data_sha256, every_digest, sha256
+from adapterhub.files.folder import Folder, Listing
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import (
     ASIDE_FILE,
@@ -21,7 +22,7 @@ from adapterhub.files.package import (
     Package,
     Problem,
 )
-from adapterhub.files.reading import opened, read, read_elsewhere
+from adapterhub.files.reading import opened, read, read_folder, read_part, read_source
 from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.source import Address, Bytes, Elsewhere
 from adapterhub.files.writing import write
@@ -42,7 +43,9 @@ __all__ = [
     "Bytes",
     "Elsewhere",
     "File",
+    "Folder",
     "Limits",
+    "Listing",
     "Package",
     "Problem",
     "cached_sha256",
@@ -51,7 +54,9 @@ __all__ = [
     "is_cached",
     "opened",
     "read",
-    "read_elsewhere",
+    "read_folder",
+    "read_part",
+    "read_source",
     "sha256",
     "write",
 ]

@@ -15,10 +15,11 @@ from adapterhub.documents import Pulled, PulledFile
 from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, RefusedInput, UsageError
 from adapterhub.hub import placing, remote
 from adapterhub.hub.addresses import InRepository, Plain, located
+from adapterhub.hub.choosing import choose
 from adapterhub.hub.errors import explained
 from adapterhub.hub.names import inside, safe_name
 from adapterhub.hub.ranges import Ranges
-from adapterhub.hub.repository import Repository, api, choose, repository
+from adapterhub.hub.repository import Repository, api, repository
 
 if TYPE_CHECKING:
     from adapterhub.files import Package
@@ -89,10 +90,14 @@ def pull(
 
 def _from_hub(place: InRepository, wish: Wish) -> Pulled:
     there = repository(place)
-    chosen = choose(there, place.file)
+    chosen = choose(there, place)
+    if wish.sha256 and len(chosen.weights) > 1:
+        raise UsageError(
+            f"a SHA-256 is that of one file, and these are {len(chosen.weights)}", mend="Say which with --file."
+        )
     folder = wish.output or Path(safe_name(there.repo.rpartition("/")[2]))
     targets = {name: inside(folder, name) for name in chosen.names}
-    found = _looked_at(lambda: remote.package_in(there, chosen, place), wish)
+    found = _looked_at(chosen.open, wish)
     rows = [_row(there, name, targets[name], wish) for name in chosen.names]
     told = Pulled(source=str(place), repo=there.repo, revision=there.commit, files=rows, **found)
     _require_wanted(told, targets.values(), wish)
