@@ -205,25 +205,13 @@ def commit(api: HfApi, place: Place, there: There, files: Mapping[str, Path]) ->
 
 @contextmanager
 def _sent(place: Place) -> Iterator[None]:
-    """What goes wrong while something is sent. The client wraps what an upload met in a RuntimeError, and says in a ValueError
-    what it finds wrong in a card or an answer.
-    """
+    """What goes wrong while something is sent. The client says in a ValueError what it finds wrong in a card or an answer."""
     try:
-        with explained(str(place)), _unwrapped():
+        with explained(str(place)):
             yield
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:500]
         raise RefusedInput(f"{place} was not written: {said}", mend="Nothing was changed there.") from error
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error.__cause__, Exception):
-            raise error.__cause__ from None
-        raise
 
 
 def _landed(api: HfApi, place: Place, files: Mapping[str, Path]) -> str | None:

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 from adapterhub import files
 from adapterhub.documents import Pulled, PulledFile
-from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, RefusedInput, UsageError
-from adapterhub.hub import placing, remote
+from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, UsageError
+from adapterhub.hub import download, placing, remote
 from adapterhub.hub.addresses import InRepository, Plain, located
+from adapterhub.hub.cached import cached
 from adapterhub.hub.choosing import choose
-from adapterhub.hub.errors import explained
 from adapterhub.hub.names import inside, safe_name
 from adapterhub.hub.ranges import Ranges
-from adapterhub.hub.repository import Repository, api, repository
+from adapterhub.hub.repository import Repository, repository
 
 if TYPE_CHECKING:
     from adapterhub.files import Package
@@ -104,7 +104,7 @@ def _from_hub(place: InRepository, wish: Wish) -> Pulled:
     if wish.dry_run:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
-    here = {name: _cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
+    here = {name: cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
     _place(here, targets, wish)
     done = [row.model_copy(update={"sha256": files.sha256(here[row.name])}) for row in rows]
     return told.model_copy(update={"files": done})
@@ -146,29 +146,6 @@ def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
             raise UsageError(f"{path} is a folder, and is not replaced by a file", mend="Give another folder with -o.")
         if not wish.force and (path.exists() or path.is_symlink()):
             raise OutputExists(path)
-
-
-def _cached(there: Repository, name: str, sha256: str | None) -> Path:
-    """The file in the Hub's cache, downloaded if it is not there, with the size and digest that the Hub told."""
-    what = f"hf://{there.repo}/{name}"
-    with explained(what):
-        path = Path(api().hf_hub_download(there.repo, name, revision=there.commit))
-    told = there.files[name]
-    try:
-        if path.stat().st_size != told.size:
-            raise RefusedInput(
-                f"{what} has {path.stat().st_size} bytes, and the Hub told {told.size}", mend="Run the command again."
-            )
-        if told.sha256 or sha256:
-            digest = files.sha256(path)
-            placing.require_digest(what, digest, told.sha256)
-            placing.require_digest(what, digest, sha256)
-    except RefusedInput:
-        with suppress(OSError):  # a damaged file must not stay in the cache
-            path.resolve().unlink()
-            path.unlink()
-        raise
-    return path
 
 
 def _place(here: dict[str, Path], targets: dict[str, Path], wish: Wish) -> None:
@@ -214,7 +191,7 @@ def _from_address(place: Plain, wish: Wish) -> Pulled:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
     _make_folder(folder)
-    count, digest = placing.downloaded(
+    count, digest = download.downloaded(
         place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
         sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
     )  # fmt: skip

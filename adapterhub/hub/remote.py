@@ -1,7 +1,7 @@
 """`inspect` and `validate` of what lies on the Hub or at an https address: a few requests for ranges, no download.
 
 One for the repository, one for each document (a configuration, an index) and one for each header that is no longer than
-`ranges.BLOCK`: 9 for a pipeline of SD 1, 12 for one of SDXL; no more than `contents.REQUESTS`.
+`ranges.BLOCK`: 9 for a pipeline of SD 1, 11 for one of SDXL (and the redirects of the Hub); no more than `contents.REQUESTS`.
 """
 
 from __future__ import annotations
