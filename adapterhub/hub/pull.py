@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from adapterhub import files
 from adapterhub.documents import Pulled, PulledFile
-from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, UsageError
+from adapterhub.errors import NeedsDownload, NotAnAdapter, OutputExists, UsageError
 from adapterhub.hub import download, placing, remote
 from adapterhub.hub.addresses import InRepository, Plain, located
 from adapterhub.hub.cached import cached
@@ -105,7 +105,7 @@ def _from_hub(place: InRepository, wish: Wish) -> Pulled:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
     here = {name: cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
-    _place(here, targets, wish)
+    placing.placed({targets[name]: path for name, path in here.items()}, link=wish.link, force=wish.force)
     done = [row.model_copy(update={"sha256": files.sha256(here[row.name])}) for row in rows]
     return told.model_copy(update={"files": done})
 
@@ -148,32 +148,6 @@ def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
             raise OutputExists(path)
 
 
-def _place(here: dict[str, Path], targets: dict[str, Path], wish: Wish) -> None:
-    """Every file into its place; where one cannot be, those before it are taken away again."""
-    put = placing.linked if wish.link else placing.copied
-    made: list[Path] = []
-    try:
-        for name, path in here.items():
-            target = targets[name]
-            _make_folder(target.parent)
-            fresh = not target.exists()
-            put(path, target, force=wish.force)
-            made += [target] if fresh else []
-    except BaseException:
-        for target in made:
-            target.unlink(missing_ok=True)
-        raise
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"{folder} is there, and no folder", mend="Give another folder with -o.") from None
-    except OSError as error:
-        raise MachineFailure(f"cannot make the folder {folder}: {error.strerror or error}") from error
-
-
 def _from_address(place: Plain, wish: Wish) -> Pulled:
     what = str(place)
     content = _ranges(place, wish)
@@ -190,11 +164,11 @@ def _from_address(place: Plain, wish: Wish) -> Pulled:
     if wish.dry_run:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
-    _make_folder(folder)
-    count, digest = download.downloaded(
-        place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
-        sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
-    )  # fmt: skip
+    with placing.folders([folder]):
+        count, digest = download.downloaded(
+            place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
+            sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
+        )  # fmt: skip
     done = row.model_copy(update={"size": count, "sha256": digest, "known": list(wish.known(digest))})
     return told.model_copy(update={"files": [done]})
 

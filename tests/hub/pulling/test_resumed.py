@@ -65,7 +65,7 @@ def test_a_file_that_changed_meanwhile_is_refused(hub, elsewhere, data, tmp_path
     elsewhere.cuts = [None, 1000, None]
     with pytest.raises(MalformedFile, match="changed"):
         pull(elsewhere, tmp_path)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("told", ["bytes 0-{last}/{size}", "bytes 999-{last}/{size}", "nonsense"])
@@ -79,7 +79,7 @@ def test_another_part_than_was_asked_for_is_refused(hub, elsewhere, data, tmp_pa
     elsewhere.cuts = [None, 1000]
     with pytest.raises(RefusedInput, match="other bytes"):
         pull(elsewhere, tmp_path)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_ends_after_some_tries_and_leaves_nothing(hub, elsewhere, data, tmp_path):
@@ -88,10 +88,10 @@ def test_it_ends_after_some_tries_and_leaves_nothing(hub, elsewhere, data, tmp_p
         pull(elsewhere, tmp_path)
     assert asked(elsewhere)[-1] == (f"bytes={100 * download.RESUMED}-", tag(data))
     assert len(asked(elsewhere)) == 1 + download.RESUMED
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
-def test_what_is_gone_on_with_counts_towards_the_limit(hub, elsewhere, data, tmp_path):
+def test_a_body_of_another_length_than_was_told_first_is_refused(hub, elsewhere, data, tmp_path):
     elsewhere.ranges, elsewhere.etag = False, None
     body = data + b"?" * 100
     elsewhere.answers["/x.safetensors"] = [
@@ -100,4 +100,4 @@ def test_what_is_gone_on_with_counts_towards_the_limit(hub, elsewhere, data, tmp
     ]
     with pytest.raises(MalformedFile, match="changed"):
         pull(elsewhere, tmp_path)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
