@@ -42,6 +42,13 @@ _STATUSES = {
 _UNCACHED = Row(
     Unreachable, "{what} cannot be reached, and is not in the cache", "Look at the network and at HF_HUB_OFFLINE."
 )
+_CODES = {
+    "GatedRepo": Row(NoAccess, "{what} is gated", "Ask for access on its page, then log in with hf auth login."),
+    "RepoNotFound": Row(NotFound, "{what} is not on the Hub, or is private", _LOGIN),
+    "RevisionNotFound": Row(NotFound, "{what} has no such revision", "Its page lists branches and tags."),
+    "EntryNotFound": Row(NotFound, "{what} is not there", "Without a file, the command lists what is."),
+}
+"""What the Hub calls some refusals in X-Error-Code, whatever their status."""
 _REFUSED = Row(Unreachable, "the server answered {status} for {what}", _AGAIN)
 
 
@@ -52,11 +59,11 @@ def _table() -> tuple[tuple[type[BaseException], Row], ...]:
     from huggingface_hub import errors
 
     return (
-        (errors.GatedRepoError, Row(NoAccess, "{what} is gated", "Ask for access on its page, then log in with hf auth login.")),
-        (errors.RepositoryNotFoundError, Row(NotFound, "{what} is not on the Hub, or is private", _LOGIN)),
+        (errors.GatedRepoError, _CODES["GatedRepo"]),
+        (errors.RepositoryNotFoundError, _CODES["RepoNotFound"]),
         (errors.LocalEntryNotFoundError, _UNCACHED),
-        (errors.RevisionNotFoundError, Row(NotFound, "{what} has no such revision", "Its page lists branches and tags.")),
-        (errors.EntryNotFoundError, Row(NotFound, "{what} is not there", "Without a file, the command lists what is.")),
+        (errors.RevisionNotFoundError, _CODES["RevisionNotFound"]),
+        (errors.EntryNotFoundError, _CODES["EntryNotFound"]),
         (errors.DisabledRepoError, Row(NoAccess, "{what} was disabled by the Hub", "Its page says why.")),
         (errors.OfflineModeIsEnabled, Row(Unreachable, "{what} is not asked for: offline mode is on", "Unset HF_HUB_OFFLINE.")),
         (errors.LocalTokenNotFoundError, Row(NoAccess, "{what} needs a token, and there is none", _LOGIN)),
@@ -90,9 +97,9 @@ def explained(what: str) -> Iterator[None]:
         raise row.error(row.message.format(what=what, status=_status(found) or ""), mend=row.mend) from error
 
 
-def refusal(status: int, what: str) -> AdapterhubError:
-    """What an answer of this status means, where the client did not look at it."""
-    row = _STATUSES.get(status, _REFUSED)
+def refusal(status: int, what: str, code: str | None = None) -> AdapterhubError:
+    """What an answer of this status and the Hub's `code` means, where the client did not look at it."""
+    row = _CODES.get(code or "") or _STATUSES.get(status, _REFUSED)
     return row.error(row.message.format(what=what, status=status), mend=row.mend)
 
 

@@ -125,7 +125,7 @@ def _own(url: str) -> dict[str, str]:
 def require_good(response: Response, what: str) -> None:
     """Raises what the status means, unless that is success; the body is not looked at."""
     if not 200 <= response.status_code < 300:
-        raise refusal(response.status_code, what)
+        raise refusal(response.status_code, what, response.headers.get("X-Error-Code"))
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise RefusedInput(f"{what} comes packed, though it was asked for as it is")
 
