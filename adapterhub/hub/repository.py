@@ -12,7 +12,7 @@ from adapterhub.hub.addresses import InRepository
 from adapterhub.hub.errors import explained
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
 MOST_FILES = 20_000
 TIMEOUT = 30.0
@@ -47,14 +47,18 @@ def repository(place: InRepository) -> Repository:
     """What is there now: one request, which follows renames. Everything else is asked of the commit that it tells."""
     with explained(str(place)):
         found = api().model_info(place.repo, revision=place.revision, files_metadata=True, timeout=TIMEOUT)
-    siblings = found.siblings or []
-    if not found.sha or len(siblings) > MOST_FILES:
-        raise RefusedInput(f"{place}: {len(siblings)} files at {found.sha or 'no commit'}, which is not looked through")
-    files = {
+    count = len(found.siblings or ())
+    if not found.sha or count > MOST_FILES:
+        raise RefusedInput(f"{place}: {count} files at {found.sha or 'no commit'}, which is not looked through")
+    return Repository(found.id, found.sha, files_of(found))
+
+
+def files_of(found: ModelInfo) -> dict[str, RemoteFile]:
+    """What the Hub told of each file that has a size."""
+    return {
         one.rfilename: RemoteFile(
             one.rfilename, one.size, one.lfs.sha256.lower() if one.lfs and one.lfs.sha256 else None
         )
-        for one in siblings
+        for one in found.siblings or ()
         if one.size is not None and one.size >= 0
     }
-    return Repository(found.id, found.sha, files)
