@@ -22,6 +22,7 @@ from adapterhub.files import sha256
 from adapterhub.hub.card import LONGEST
 from adapterhub.hub.errors import explained
 from adapterhub.hub.repository import RemoteFile, files_of
+from adapterhub.hub.transport import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,7 +236,7 @@ def commit(api: HfApi, place: Place, there: There, files: Mapping[str, Path]) ->
 def _sent(place: Place) -> Iterator[None]:
     """What goes wrong while something is sent. The client says in a ValueError what it finds wrong in a card or an answer."""
     try:
-        with explained(str(place)):
+        with patient(), explained(str(place)):
             yield
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:500]
@@ -258,7 +259,7 @@ def read_back(api: HfApi, place: Place, commit: str, files: Mapping[str, Path]) 
 
 
 def _remote_header(api: HfApi, place: Place, name: str, commit: str) -> tuple[dict[str, str], dict[str, Any]]:
-    with explained(f"{name} of {place}"):
+    with patient(), explained(f"{name} of {place}"):
         found = api.parse_safetensors_file_metadata(place.repo, name, revision=commit)
     tensors = {
         tensor: (told.dtype, list(told.shape), list(told.data_offsets)) for tensor, told in found.tensors.items()

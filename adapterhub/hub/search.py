@@ -12,6 +12,7 @@ from adapterhub.hub.errors import explained
 from adapterhub.hub.listing import told
 from adapterhub.hub.remote import inspect
 from adapterhub.hub.repository import api
+from adapterhub.hub.transport import patient
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -39,7 +40,7 @@ def search_hub(
     if not words and base_model is None and kind is None:
         raise UsageError("nothing to search for", mend="Give a word, or --base-model ID.")
     asked = [*_tag(kind), *([f"base_model:adapter:{base_model}"] if base_model else [])] or ["lora"]
-    with explained("the Hub's search"):
+    with patient(), explained("the Hub's search"):
         found = api().list_models(search=words or None, sort="downloads", limit=limit, full=True, filter=asked)
         rows = [_model(one) for one in islice(found, limit)]
     return HubSearch(found=[_seen(row) for row in rows[:LOOKED]] + rows[LOOKED:] if look else rows)
