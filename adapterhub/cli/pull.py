@@ -78,6 +78,7 @@ def describe(found: Pulled) -> list[str]:
         ]
     if fit is not None and fit.model is not None:
         rows.append(("fits", f"{fit.model.present} of {fit.model.modules} modules of {fit.model.path}"))
+    rows.append(("fits", f"not compared: {found.unfitted}" if found.unfitted else ""))
     rows.append(("header", f"not read: {found.unread}" if found.unread else ""))
     each = [(row.path or "", "size not told" if row.size is None else in_bytes(row.size), f"as {row.known[0]}" if row.known else "")
             for row in found.files]  # fmt: skip

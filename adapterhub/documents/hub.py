@@ -32,6 +32,7 @@ class Pulled(Document):
     )
     unread: str | None = Field(default=None, description="why the header was not read before downloading")
     fit: Compatibility | None = Field(default=None, description="how it fits the base model, where one was given")
+    unfitted: str | None = Field(default=None, description="why it was not compared with the base model that was given")
     dry_run: bool = Field(default=False, description="whether nothing was downloaded")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from adapterhub import files
+from adapterhub.adapter import Kind
 from adapterhub.documents import Pulled, PulledFile
 from adapterhub.errors import NeedsDownload, NotAnAdapter, OutputExists, UsageError
 from adapterhub.hub import download, placing, remote
@@ -118,19 +119,27 @@ def _row(there: Repository, name: str, target: Path, wish: Wish) -> PulledFile:
 
 def _looked_at(open_package: Callable[[], Package], wish: Wish) -> dict[str, Any]:
     """What it is by its header, and how it fits; or why that is not known before it is downloaded."""
-    from adapterhub.operations.fit.compatible import compatible
     from adapterhub.operations.inspect import inspect
 
-    found: dict[str, Any] = {}
     try:
         with open_package() as package:
-            found["inspection"] = inspect(package)
-        if wish.base is not None:
-            with open_package() as package:
-                found["fit"] = compatible(package, wish.base)
+            found = inspect(package)
     except (NeedsDownload, NotAnAdapter) as reason:
-        found["unread"] = reason.message
-    return found
+        return {"unread": reason.message}
+    return {"inspection": found, **({} if wish.base is None else _fit(open_package, found.kind, wish.base))}
+
+
+def _fit(open_package: Callable[[], Package], kind: Kind, base: Path) -> dict[str, Any]:
+    """How an adapter fits; a base that is none is an error."""
+    from adapterhub.operations.fit.compatible import compatible
+
+    if kind not in (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK):
+        return {"unfitted": f"it is of the kind {kind}, and no adapter"}
+    try:
+        with open_package() as package:
+            return {"fit": compatible(package, base)}
+    except NeedsDownload as reason:
+        return {"unfitted": reason.message}
 
 
 def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
