@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     "--file", metavar="NAME", help="Which file of the repository, if not the one that is called as adapters are."
 )
 @click.option("--revision", metavar="NAME", help="A branch, tag or commit.")
-@click.option("--link/--copy", default=False, help="Link the file in the Hub's cache, or copy it (the default).")
+@click.option(
+    "--link/--copy",
+    default=False,
+    help="Link the file in the Hub's cache where links can be made, or copy it (the default).",
+)
 @base
 @click.option("--sha256", metavar="DIGITS", help="Refuse any other file.")
 @click.option("--allow-http", is_flag=True, help="Ask addresses that are not encrypted, too.")

@@ -66,4 +66,6 @@ def ranges_of(there: Repository, name: str, purse: Purse | None = None) -> Range
     from huggingface_hub import constants, hf_hub_url
 
     url = hf_hub_url(there.repo, name, revision=there.commit, endpoint=constants.ENDPOINT)
-    return Ranges(url, size=there.files[name].size, name=f"hf://{there.repo}/{name}", allow_http=True, purse=purse)
+    return Ranges(
+        url, size=there.files[name].size, name=f"hf://{there.repo}/{name}", allow_http=there.allow_http, purse=purse
+    )

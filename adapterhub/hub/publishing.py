@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.documents.publication import PushedFile, Remote
 from adapterhub.errors import AdapterhubError, MachineFailure, NotFound, RefusedInput, UsageError
 from adapterhub.files import sha256
+from adapterhub.hub.addresses import endpoint
 from adapterhub.hub.card import LONGEST
 from adapterhub.hub.errors import explained
 from adapterhub.hub.repository import RemoteFile, files_of
@@ -66,11 +67,9 @@ class Place:
 
 def client(token: str | None) -> HfApi:
     """The Hub's client, which finds the token by itself if none is given."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
-    return HfApi(
-        endpoint=constants.ENDPOINT, token=token, library_name="adapterhub", library_version=version("adapterhub")
-    )
+    return HfApi(endpoint=endpoint(), token=token, library_name="adapterhub", library_version=version("adapterhub"))
 
 
 def check_id(repo: str) -> None:

@@ -90,7 +90,7 @@ def pull(
 
 
 def _from_hub(place: InRepository, wish: Wish) -> Pulled:
-    there = repository(place)
+    there = repository(place, allow_http=wish.allow_http)
     chosen = choose(there, place)
     if wish.sha256 and len(chosen.weights) > 1:
         raise UsageError(

@@ -29,11 +29,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """The files of `repo` at `commit`; the id is that which the Hub calls it by now."""
+    """The files of `repo` at `commit`; the id is that which the Hub calls it by now. `allow_http`: what is asked may be open."""
 
     repo: str
     commit: str
     files: Mapping[str, RemoteFile]
+    allow_http: bool = False
 
 
 def api() -> HfApi:
@@ -43,14 +44,14 @@ def api() -> HfApi:
     return HfApi(endpoint=constants.ENDPOINT, library_name="adapterhub", library_version=version("adapterhub"))
 
 
-def repository(place: InRepository) -> Repository:
+def repository(place: InRepository, *, allow_http: bool = False) -> Repository:
     """What is there now: one request, which follows renames. Everything else is asked of the commit that it tells."""
     with explained(str(place)):
         found = api().model_info(place.repo, revision=place.revision, files_metadata=True, timeout=TIMEOUT)
     count = len(found.siblings or ())
     if not found.sha or count > MOST_FILES:
         raise RefusedInput(f"{place}: {count} files at {found.sha or 'no commit'}, which is not looked through")
-    return Repository(found.id, found.sha, files_of(found))
+    return Repository(found.id, found.sha, files_of(found), allow_http)
 
 
 def files_of(found: ModelInfo) -> dict[str, RemoteFile]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.documents import HubModel, HubSearch
 from adapterhub.errors import AdapterhubError, UsageError
+from adapterhub.hub.addresses import endpoint
 from adapterhub.hub.errors import explained
 from adapterhub.hub.listing import told
 from adapterhub.hub.remote import inspect
@@ -39,6 +40,7 @@ def search_hub(
         raise UsageError(f"a limit of {limit}", mend=f"Ask for 1 to {MOST}.")
     if not words and base_model is None and kind is None:
         raise UsageError("nothing to search for", mend="Give a word, or --base-model ID.")
+    endpoint()
     asked = [*_tag(kind), *([f"base_model:adapter:{base_model}"] if base_model else [])] or ["lora"]
     with patient(), explained("the Hub's search"):
         found = api().list_models(search=words or None, sort="downloads", limit=limit, full=True, filter=asked)
