@@ -10,6 +10,7 @@ from adapterhub.files import Address, Elsewhere, Folder, Limits, Listing
 from adapterhub.files.beside import require_within
 from adapterhub.files.directories import LONE
 from adapterhub.files.source import Source
+from adapterhub.hub.names import DEEPEST
 from adapterhub.hub.ranges import Purse, Ranges
 from adapterhub.hub.repository import Repository
 
@@ -20,22 +21,21 @@ REQUESTS, BYTES = 128, 192 << 20
 class RemoteFolder(Folder):
     """The folder `within` ("" or "unet") of a repository, which is at `path`. Pictures are taken for those of its card."""
 
-    def __init__(self, path: Address, there: Repository, within: str = "", purse: Purse | None = None) -> None:
+    def __init__(self, path: Address, there: Repository, within: str = "", root: RemoteFolder | None = None) -> None:
         super().__init__(path)
         self._there, self._start = there, f"{within}/" if within else ""
-        self._purse = purse or Purse(str(path), REQUESTS, BYTES)
+        self._tree: dict[str, Listing] = root._tree if root else _tree(there.files)
+        self._purse: Purse = root._purse if root else Purse(str(path), REQUESTS, BYTES)
         self._documents: dict[str, Any] = {}
 
     def _listed(self) -> Listing:
-        names = [name.removeprefix(self._start) for name in self._there.files if name.startswith(self._start)]
-        folders = sorted({name.partition("/")[0] for name in names if "/" in name})
-        return Listing({name for name in names if "/" not in name and not name.lower().endswith(LONE[-1])}, folders)
+        return self._tree.get(self._start, Listing())
 
     def part(self, name: str) -> RemoteFolder:
         """The folder `name` in it, whose requests count with its own."""
         if not name:
             return self
-        return RemoteFolder(self._at(name), self._there, self._start + name, self._purse)
+        return RemoteFolder(self._at(name), self._there, self._start + name, self)
 
     def source(self, name: str, by: Path | None = None) -> Source:
         """The file `name`, of which nothing is asked for yet."""
@@ -59,6 +59,30 @@ class RemoteFolder(Folder):
 
     def _at(self, name: str) -> Address:
         return Address(self.path / name)
+
+
+def _tree(names: Iterable[str]) -> dict[str, Listing]:
+    """What lies in each folder ("", "unet/"), as deep as a pull goes: all of it at once, for a repository may have thousands."""
+    found: dict[str, Listing] = {}
+    for name in names:
+        parts = name.split("/", DEEPEST)
+        if len(parts) <= DEEPEST:
+            _grow(found, parts)
+    for listing in found.values():
+        listing.folders.sort()
+    return found
+
+
+def _grow(tree: dict[str, Listing], parts: list[str]) -> None:
+    """Puts a file into its folder, and folders that are new into theirs."""
+    start = ""
+    for part in parts[:-1]:
+        if f"{start}{part}/" not in tree:
+            tree.setdefault(start, Listing()).folders.append(part)
+            tree[f"{start}{part}/"] = Listing()
+        start = f"{start}{part}/"
+    if not parts[-1].lower().endswith(LONE[-1]):
+        tree.setdefault(start, Listing()).files.add(parts[-1])
 
 
 def ranges_of(there: Repository, name: str, purse: Purse | None = None) -> Ranges:

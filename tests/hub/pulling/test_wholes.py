@@ -8,9 +8,13 @@ from safetensors.numpy import load_file, save
 
 import adapterhub
 from adapterhub.errors import AdapterhubError, MalformedFile, NeedsDownload, NotFound, UsageError
+from adapterhub.files import Address
 from adapterhub.hub import contents
+from adapterhub.hub.addresses import InRepository
+from adapterhub.hub.contents import RemoteFolder
+from adapterhub.hub.repository import repository
 from tests.hub.pulling.reading_hub import COMMIT
-from tests.hub.sources import INDEX, PEFT, content_of, in_shards, sharded
+from tests.hub.sources import FIXTURES, INDEX, PEFT, content_of, in_shards, sharded
 from tests.operations.checkpoint_files import saved, weights
 
 FOX = "alice/fox"
@@ -205,3 +209,23 @@ def test_a_shard_that_goes_before_it_is_downloaded_leaves_nothing(hub, tmp_path)
     with pytest.raises(AdapterhubError):
         adapterhub.pull(FOX, tmp_path / "out", announce=gone)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_of_many_folders_and_deep_names_is_listed_at_once(hub, pipeline):
+    _, folder = pipeline
+    many = {f"{number}/x.txt": b"" for number in range(19_000)} | {
+        "/".join(["deep"] * 5000): b"",
+        "a//b": b"",
+        "/c": b"",
+    }
+    hub.repos[FOX] = content_of(folder) | many
+    assert same(adapterhub.inspect(f"hf://{FOX}"), adapterhub.inspect(folder))
+    assert len(RemoteFolder(Address("hf://a/b"), repository(InRepository(FOX))).folders) > 19_000
+
+
+def test_pictures_of_a_card_are_no_adapters_unless_they_are_named(hub, tmp_path):
+    picture = FIXTURES / "embedding/a1111-image/sd1.png"
+    hub.repos[FOX] = {"image_0.png": picture.read_bytes(), "x/image_0.PNG": b""}
+    with pytest.raises(UsageError, match="holds no adapter"):
+        adapterhub.inspect(f"hf://{FOX}")
+    assert adapterhub.inspect(f"hf://{FOX}/image_0.png").kind == "embedding"
