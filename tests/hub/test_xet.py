@@ -9,13 +9,13 @@ import adapterhub
 from adapterhub.errors import MalformedFile, Unreachable
 from tests.hub import sources
 
-hf_xet = pytest.importorskip("hf_xet")
 FOX, LORA = "alice/fox", "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture
 def xet(hub, tmp_path, monkeypatch):
-    """The Hub with a store of Xet; the client has it switched on."""
+    """The Hub with a store of Xet; the client has it switched on. It is imported here, for it begins to log into HF_HOME then."""
+    pytest.importorskip("hf_xet")
     monkeypatch.delenv("HF_HUB_DISABLE_XET")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     hub.cas = f"local://{tmp_path}/cas"
@@ -24,6 +24,8 @@ def xet(hub, tmp_path, monkeypatch):
 
 def stored(hub, data):
     """The hash by which Xet has these bytes."""
+    import hf_xet
+
     with hf_xet.XetSession().new_upload_commit(endpoint=hub.cas) as commit:
         handle = commit.start_upload_bytes(data)
     return handle.result().xet_info.hash
