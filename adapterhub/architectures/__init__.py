@@ -46,7 +46,13 @@ def get(name: str) -> Architecture:
 
 
 def _told(facts: dict[str, Any]) -> Told:
-    return Told(tuple(facts["modelspec"]), facts["implementation"], tuple(facts["base_model_version"]), facts["v2"])
+    return Told(
+        tuple(facts["modelspec"]),
+        facts["implementation"],
+        tuple(facts["base_model_version"]),
+        facts["v2"],
+        tuple(facts["hub"]),
+    )
 
 
 class _Listed(ModuleType):

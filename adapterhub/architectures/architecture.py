@@ -21,13 +21,14 @@ class Part(NamedTuple):
 
 class Told(NamedTuple):
     """What metadata says of a model. Of `modelspec` ids and of beginnings of `ss_base_model_version` the first is written
-    and any is believed; `implementation` is ModelSpec's, `v2` Kohya's `ss_v2`.
+    and any is believed; `implementation` is ModelSpec's, `v2` Kohya's `ss_v2`. `hub` are ids of models on the Hugging Face Hub.
     """
 
     modelspec: tuple[str, ...]
     implementation: str
     base_model_version: tuple[str, ...]
     v2: str
+    hub: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     "--file", metavar="NAME", help="Which file of the repository, if not the one that is called as adapters are."
 )
 @click.option("--revision", metavar="NAME", help="A branch, tag or commit.")
-@click.option("--link/--copy", default=False, help="Link the file in the Hub's cache, or copy it (the default).")
+@click.option(
+    "--link/--copy",
+    default=False,
+    help="Link the file in the Hub's cache where links can be made, or copy it (the default).",
+)
 @base
 @click.option("--sha256", metavar="DIGITS", help="Refuse any other file.")
 @click.option("--allow-http", is_flag=True, help="Ask addresses that are not encrypted, too.")
@@ -78,6 +82,7 @@ def describe(found: Pulled) -> list[str]:
         ]
     if fit is not None and fit.model is not None:
         rows.append(("fits", f"{fit.model.present} of {fit.model.modules} modules of {fit.model.path}"))
+    rows.append(("fits", f"not compared: {found.unfitted}" if found.unfitted else ""))
     rows.append(("header", f"not read: {found.unread}" if found.unread else ""))
     each = [(row.path or "", "size not told" if row.size is None else in_bytes(row.size), f"as {row.known[0]}" if row.known else "")
             for row in found.files]  # fmt: skip

@@ -15,6 +15,7 @@ from adapterhub.cli.terminal import columns, escape, in_bytes, number, problems,
 
 if TYPE_CHECKING:
     from adapterhub.documents import Push
+    from adapterhub.documents.publication import PushedFile
 
 
 @click.command("push")
@@ -75,15 +76,17 @@ def _token(variable: str | None) -> str | None:
     return token
 
 
+def _digest(row: PushedFile) -> str:
+    return f", sha256 {row.sha256[:16]}" if row.sha256 else ""
+
+
 def describe(done: Push) -> list[str]:
     """Where it went, file by file; for a dry run the card, too."""
     rows = [("would push to" if done.dry_run else "pushed to", f"{done.repo_id} ({done.revision})")]
     rows += [("page", done.url)] if done.url else []
     rows += [("proof", f"{one.layout}: {one.exactness}, max error {number(one.max_error)}") for one in done.fidelity]
     rows += [("removed", f"{one.field}: {one.what} ({one.count})") for one in done.cleaned]
-    rows += [
-        (row.action or "file", f"{row.name}, {in_bytes(row.size)}, sha256 {row.sha256[:16]}") for row in done.files
-    ]
+    rows += [(row.action or "file", f"{row.name}, {in_bytes(row.size)}{_digest(row)}") for row in done.files]
     rows += [("read back", "every header as it was sent")] if done.verified else []
     card = ["", *(escape(line) for line in done.card.splitlines())] if done.dry_run else []
     return columns(rows) + problems(done.problems) + card

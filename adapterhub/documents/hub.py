@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from adapterhub.adapter import Kind
 from adapterhub.documents.base import Document, PathText
 from adapterhub.documents.compatibility import Compatibility
 from adapterhub.documents.inspection import Inspection
@@ -31,6 +32,7 @@ class Pulled(Document):
     )
     unread: str | None = Field(default=None, description="why the header was not read before downloading")
     fit: Compatibility | None = Field(default=None, description="how it fits the base model, where one was given")
+    unfitted: str | None = Field(default=None, description="why it was not compared with the base model that was given")
     dry_run: bool = Field(default=False, description="whether nothing was downloaded")
 
 
@@ -38,6 +40,13 @@ class HubModel(Document):
     """One repository on the Hub: `adapterhub search --hub`."""
 
     repo: str = Field(description="its id, which pull takes")
+    kind: Kind | None = Field(
+        default=None, description="what it is for, where its names, its tags or its header tell; null: not known"
+    )
+    architecture: str | None = Field(default=None, description="the model family that it fits; null: not known")
+    layout: str | None = Field(default=None, description="whose names it carries; null unless it was looked at")
+    evidence: list[str] = Field(default_factory=list, description="what kind and architecture are known from")
+    unread: str | None = Field(default=None, description="why it could not be looked at, where that was asked for")
     base_models: list[str] = Field(default_factory=list, description="what it says that it is for")
     relation: str | None = Field(default=None, description="adapter, finetune, merge or quantized, as the Hub has it")
     library: str | None = Field(default=None, description="the library that it says it is for")

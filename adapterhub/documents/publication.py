@@ -23,9 +23,11 @@ class PushedFile(Document):
 
     name: str = Field(description="its name in the repository")
     size: int = Field(description="bytes")
-    sha256: str = Field(description="its digest")
-    action: Literal["add", "replace", "same"] | None = Field(
-        default=None, description="same: it is there already; null where the repository was not asked"
+    sha256: str | None = Field(description="its digest; null of a file to delete that the Hub keeps in git")
+    action: Literal["add", "replace", "same", "delete"] | None = Field(
+        default=None,
+        description="same: it is there already; delete: a former shard or index of what is pushed, which readers would take "
+        "instead of it; null where the repository was not asked",
     )
 
 

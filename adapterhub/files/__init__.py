@@ -6,6 +6,7 @@ are interpreted and never executed, pictures that hold embeddings, and folders; 
 
 from adapterhub.files.cache import cached_sha256, is_cached
 from adapterhub.files.digests import data_sha256, every_digest, sha256
+from adapterhub.files.folder import Folder, Listing
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.numbers import items
 from adapterhub.files.package import (
@@ -22,7 +23,7 @@ from adapterhub.files.package import (
     Package,
     Problem,
 )
-from adapterhub.files.reading import opened, read, read_elsewhere
+from adapterhub.files.reading import opened, read, read_folder, read_part, read_source
 from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.source import Address, Bytes, Elsewhere
 from adapterhub.files.writing import write
@@ -43,7 +44,9 @@ __all__ = [
     "Bytes",
     "Elsewhere",
     "File",
+    "Folder",
     "Limits",
+    "Listing",
     "Package",
     "Problem",
     "cached_sha256",
@@ -53,7 +56,9 @@ __all__ = [
     "items",
     "opened",
     "read",
-    "read_elsewhere",
+    "read_folder",
+    "read_part",
+    "read_source",
     "sha256",
     "write",
 ]

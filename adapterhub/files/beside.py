@@ -16,7 +16,12 @@ _LEAVES = re.compile(r"(\A|[/\\])\.\.([/\\]|\Z)|\A[/\\~]|\A[A-Za-z]:|[\0\\]|\A\Z
 
 def read_document(path: Path, limits: Limits) -> Any:
     """The JSON document at `path`. MalformedFile where it is too large, no JSON, or repeats a name."""
-    return parse_document(_content(path, limits, "json-too-large"), path, limits)
+    return document_in(Source(path), limits)
+
+
+def document_in(source: Source, limits: Limits) -> Any:
+    """The JSON document that `source` is, which is closed."""
+    return parse_document(_content(source, limits, "json-too-large"), source.path, limits)
 
 
 def parse_document(content: bytes, path: Path, limits: Limits) -> Any:
@@ -30,18 +35,22 @@ def parse_document(content: bytes, path: Path, limits: Limits) -> Any:
 
 
 def read_text(path: Path, limits: Limits) -> str:
-    """The text at `path`, its ends of lines as they are. MalformedFile where it is too large, or no UTF-8."""
+    """The text at `path`."""
+    return text_in(Source(path), limits)
+
+
+def text_in(source: Source, limits: Limits) -> str:
+    """The text that `source` is, its ends of lines as they are. MalformedFile where it is too large, or no UTF-8."""
     try:
-        return _content(path, limits, "text-too-large").decode()
+        return _content(source, limits, "text-too-large").decode()
     except UnicodeDecodeError as error:
-        raise _malformed(path, "text-not-utf8", f"the text is not UTF-8 at byte {error.start}") from None
+        raise _malformed(source.path, "text-not-utf8", f"the text is not UTF-8 at byte {error.start}") from None
 
 
-def _content(path: Path, limits: Limits, rule: str) -> bytes:
-    source = Source(path)
+def _content(source: Source, limits: Limits, rule: str) -> bytes:
     try:
         if source.size > limits.document:
-            raise _malformed(path, rule, f"{source.size} bytes, above the limit of {limits.document}")
+            raise _malformed(source.path, rule, f"{source.size} bytes, above the limit of {limits.document}")
         return source.read(0, source.size)
     finally:
         source.close()
@@ -52,14 +61,19 @@ def leaves(name: str) -> bool:
     return _LEAVES.search(name) is not None
 
 
+def require_within(name: str, path: Path) -> None:
+    """MalformedFile where the name, by which `path` refers to a file, leaves its folder."""
+    if leaves(name):
+        raise _malformed(path, "name-outside", f"{name!r} leads out of the folder")
+
+
 def inside(folder: Path, name: str, path: Path) -> Path:
     """The real path of the file `name` of `folder`, as `path` (an index, a folder) refers to it.
 
     MalformedFile where the name, or the link that it is, leaves the folder. The blobs of a Hugging Face cache are
     where the links of its snapshots lead, and count as inside.
     """
-    if leaves(name):
-        raise _malformed(path, "name-outside", f"{name!r} leads out of the folder")
+    require_within(name, path)
     with machine("look up", folder / name):
         try:
             real, root = (folder / name).resolve(), folder.resolve()

@@ -58,14 +58,14 @@ def open_file(path: Path, limits: Limits, *, name: str = "", among: Collection[s
     `name` is what the file was called before links were followed. What is called `.safetensors`, by either name, never
     leads to a reader of pickles.
     """
-    if any(called.lower().endswith(_SAFE) for called in (path.name, name)):
+    if is_safetensors(name):
         among = ()
     return open_source(Source(path), limits, among=among)
 
 
 def open_source(source: Source, limits: Limits, *, among: Collection[str] = ANY) -> Opened:
     """What `source` holds, which is closed if that is refused."""
-    if source.path.name.lower().endswith(_SAFE):
+    if is_safetensors(source.path.name):
         among = ()
     with closing_on_error([source]):
         head = source.read(0, min(source.size, foreign.SNIFFED))
@@ -73,6 +73,11 @@ def open_source(source: Source, limits: Limits, *, among: Collection[str] = ANY)
             if container.name in among and container.pattern.match(head):
                 return _read(container, source, limits)
         return _read_safetensors(source, head, limits)
+
+
+def is_safetensors(name: str) -> bool:
+    """Whether the name says so, and forbids everything else."""
+    return name.lower().endswith(_SAFE)
 
 
 @contextmanager

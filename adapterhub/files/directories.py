@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files.beside import inside, read_document, read_text
 from adapterhub.files.folder import WEIGHTS, Folder, listed
 from adapterhub.files.limits import Limits
 from adapterhub.files.package import ASIDE_FILE, Problem
@@ -53,37 +51,33 @@ _CODE_FIELDS = ("auto_map", "custom_pipeline")
 
 @dataclass
 class Contents:
-    """What to read of a folder, by names relative to it; `whole` if the folder as such is what is meant."""
+    """What to read of a folder, by names relative to it; `whole` if the folder as such is what is meant, and `pipeline` if it is one."""
 
     weights: list[str]
     documents: list[str] = field(default_factory=list)
     whole: bool = True
+    pipeline: bool = False
 
 
-def survey(path: Path, limits: Limits) -> tuple[Contents, list[Problem]]:
-    """What of the folder `path` is to be read, and what was odd. UsageError where nothing or too much fits."""
-    folder = Folder(path)
+def survey(folder: Folder, limits: Limits) -> tuple[Contents, list[Problem]]:
+    """What of `folder` is to be read, and what was odd. UsageError where nothing or too much fits."""
     for recognise in (_known, _peft_components, _pipeline, _lone):
         if contents := recognise(folder, limits):
             return contents, folder.problems
     raise UsageError(
-        f"{path} holds no adapter and no model that adapterhub reads",
+        f"{folder.path} holds no adapter and no model that adapterhub reads",
         mend=f"Expected {KNOWN[0].weights[0]}{WEIGHTS[0]}, {PEFT.weights[0]}{WEIGHTS[0]}, {PIPELINE} or one file of weights; "
         f"found: {listed(folder.files) or 'nothing'}.",
     )
 
 
-def read_documents(path: Path, names: Iterable[str], limits: Limits) -> tuple[dict[str, object], list[Problem]]:
-    """The documents `names` of the folder `path`; a warning for each that asks for code to be run."""
-    documents = {
-        name: (read_text if name.endswith(".txt") else read_document)(inside(path, name, path), limits)
-        for name in names
-    }
-    return documents, coded(documents)
+def read_documents(folder: Folder, names: Iterable[str], limits: Limits) -> tuple[dict[str, object], list[Problem]]:
+    """The documents `names` of `folder`; a warning for each that asks for code to be run."""
+    documents = {name: folder.document(name, limits) for name in names}
+    return documents, _coded(documents)
 
 
-def coded(documents: Mapping[str, object]) -> list[Problem]:
-    """A warning for each of `documents` that asks for code to be run."""
+def _coded(documents: Mapping[str, object]) -> list[Problem]:
     return [
         Problem("warning", "custom-code", name, f"{field} names code, which is never run")
         for name, document in documents.items()
@@ -104,7 +98,7 @@ def _peft_components(folder: Folder, limits: Limits) -> Contents | None:
     contents = Contents([])
     for name in folder.folders:
         if not name.startswith("."):
-            part = Folder(folder.path / name)
+            part = folder.part(name)
             if weights := _weights(PEFT, part, folder, f"{name}/"):
                 contents.weights += weights
                 contents.documents += _documents(part, f"{name}/")
@@ -125,27 +119,27 @@ def _pipeline(folder: Folder, limits: Limits) -> Contents | None:
     if PIPELINE not in folder.files:
         return None
     stated = _stated_components(folder, limits)
-    contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _documents(folder))
+    contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _documents(folder), pipeline=True)
     for name in (*COMPONENTS, SCHEDULER):
-        part = Folder(folder.path / name) if name in folder.folders else None
+        part = folder.part(name) if name in folder.folders else None
         weights = preferred(part) if part else []
         if part:
             contents.documents += _documents(part, f"{name}/")
             contents.weights += [f"{name}/{file}" for file in weights]
-            folder.problems += part.problems
+            folder.problems.extend(part.problems)
         if name in COMPONENTS and name in stated and not weights:
             raise folder.missing(f"{name}/*{WEIGHTS[0]}", part or folder)
     return contents
 
 
 def _stated_components(folder: Folder, limits: Limits) -> set[str]:
-    index = read_document(inside(folder.path, PIPELINE, folder.path), limits)
+    index = folder.document(PIPELINE, limits)
     if not isinstance(index, dict):
         raise MalformedFile(folder.path / PIPELINE, "not-a-pipeline", "no object: it names no components",
                             mend="Get the whole folder again.")  # fmt: skip
     stated = {name for name, value in index.items() if isinstance(value, list) and any(value)}
     for name in stated:
-        inside(folder.path, name, folder.path / PIPELINE)
+        folder.holds(name, folder.path / PIPELINE)  # refuses names that lead out
     return stated
 
 

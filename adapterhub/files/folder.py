@@ -6,11 +6,17 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from adapterhub.errors import MalformedFile, UsageError
+from adapterhub.files.beside import document_in, inside, text_in
+from adapterhub.files.containers import ANY, Opened, is_safetensors, open_source
+from adapterhub.files.limits import Limits
 from adapterhub.files.package import Problem
-from adapterhub.files.source import machine
+from adapterhub.files.source import Source, machine
 
 WEIGHTS = (".safetensors", ".bin")
 """How weights of a well-known name end; where both are there, diffusers and PEFT take the first."""
@@ -20,19 +26,16 @@ _TRAINING = re.compile(r"(optimizer|scheduler|sampler|scaler|training_args)(_\d+
 """What accelerate and transformers save beside a model to go on training it (`accelerate/utils/constants.py`)."""
 
 
-class Folder:
-    """A folder; only regular files and links to such are in `files`, and what is neither file nor folder in `problems`."""
+@dataclass
+class Listing:
+    """What a folder holds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.files: set[str] = set()
-        self.folders: list[str] = []
-        self.problems: list[Problem] = []
-        with machine("list", path), os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                self._sort_in(entry)
+    files: set[str] = field(default_factory=set)
+    folders: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
-    def _sort_in(self, entry: os.DirEntry[str]) -> None:
+    def sort_in(self, entry: os.DirEntry[str]) -> None:
+        """Takes in what was found."""
         try:
             mode = entry.stat().st_mode
         except OSError:  # a link to nothing, or in circles
@@ -43,6 +46,61 @@ class Folder:
             self.folders.append(entry.name)
         elif not entry.name.startswith("."):
             self.problems.append(Problem("warning", "skipped", entry.name, "neither a file nor a folder: not opened"))
+
+
+class Folder:
+    """A folder, listed when that is asked for; only regular files and links to such are in `files`, and what is neither file nor
+    folder in `problems`. A folder that is not on this disk has its own `_listed`, `source`, `holds` and `part`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def files(self) -> set[str]:
+        """The names of its files."""
+        return self._listing.files
+
+    @property
+    def folders(self) -> list[str]:
+        """The names of its folders, in order."""
+        return self._listing.folders
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is odd about it."""
+        return self._listing.problems
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return self._listed()
+
+    def _listed(self) -> Listing:
+        found = Listing()
+        with machine("list", self.path), os.scandir(self.path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                found.sort_in(entry)
+        return found
+
+    def part(self, name: str) -> Folder:
+        """The folder `name` in it; itself without a name."""
+        return Folder(self.path / name) if name else self
+
+    def source(self, name: str, by: Path | None = None) -> Source:
+        """The file `name`, open, to which `by` (an index; the folder) refers. MalformedFile where it does not lie within."""
+        return Source(inside(self.path, name, by or self.path))
+
+    def holds(self, name: str, by: Path | None = None) -> bool:
+        """Whether there is a file `name`, to which `by` refers."""
+        return os.path.exists(inside(self.path, name, by or self.path))  # False where Path.exists raises
+
+    def document(self, name: str, limits: Limits) -> Any:
+        """The JSON document `name`; of a `.txt` its text."""
+        return (text_in if name.endswith(".txt") else document_in)(self.source(name), limits)
+
+    def open(self, name: str, limits: Limits, *, among: Collection[str] = ANY, by: Path | None = None) -> Opened:
+        """The file of weights `name`: see `containers.open_source`. Neither its name nor that of what a link leads to may lie."""
+        return open_source(self.source(name, by), limits, among=() if is_safetensors(name) else among)
 
     def models(self, suffixes: Collection[str]) -> list[str]:
         """The models whose weights end in one of `suffixes`: single files, and an index for each set of shards."""

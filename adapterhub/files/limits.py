@@ -24,6 +24,8 @@ class Limits:
     """Bytes of a JSON file beside the weights, shard indexes included."""
     document_values: int = 500_000
     """Values in such a file; a shard index has one for each tensor."""
+    shards: int = 256
+    """Files of one model; those of language models that images are made with have some tens."""
     opcodes: int = 1_000_000
     """Opcodes of one pickle; a tensor takes some 35."""
     pickle: int = 64 << 20

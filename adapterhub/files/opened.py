@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from adapterhub.errors import MalformedFile
 from adapterhub.files import containers, safetensors
-from adapterhub.files.beside import inside, read_document
+from adapterhub.files.beside import read_document
 from adapterhub.files.containers import TORCH, Opened, closing_on_error
+from adapterhub.files.folder import Folder
 from adapterhub.files.limits import Limits
 from adapterhub.files.package import SAFETENSORS, File
 from adapterhub.tensors import LazyTensor
@@ -30,25 +30,46 @@ def open_file(path: Path, limits: Limits) -> Opened:
     return containers.open_file(path, limits, among=())
 
 
-def open_model(path: Path, limits: Limits, *, name: str = "") -> Opened:
-    """The model at `path`, called `name` before links were followed: a file, or the shards that an index joins."""
-    return open_shards(path, limits) if is_index(name or path.name) else containers.open_file(path, limits, name=name)
+def open_model(path: Path, limits: Limits) -> Opened:
+    """The model at `path`: a file, or the shards that an index joins."""
+    if is_index(path.name):
+        return open_shards(read_document(path, limits), path, Folder(path.parent), limits)
+    return containers.open_file(path, limits)
 
 
-def open_shards(path: Path, limits: Limits) -> Opened:
-    """The shards that the index at `path` names, joined in the order of their names."""
-    index = read_document(path, limits)
-    weight_map = _weight_map(index, path)
+def open_part(folder: Folder, name: str, limits: Limits) -> Opened:
+    """The model that is called `name` in `folder` or below."""
+    if not is_index(name):
+        return folder.open(name, limits)
+    return open_shards(folder.document(name, limits), folder.path / name, part_of(folder, name), limits)
+
+
+def part_of(folder: Folder, name: str) -> Folder:
+    """The folder in which `name` lies: in which an index looks for its shards."""
+    return folder.part(name.rpartition("/")[0])
+
+
+def shards_of(index: Any, path: Path, folder: Folder, limits: Limits) -> list[str]:
+    """The names of the shards of the `index` at `path`, all of which are in `folder`; MalformedFile where they are not."""
+    names = sorted(set(_weight_map(index, path).values()))
+    if len(names) > limits.shards:
+        raise MalformedFile(path, "too-many-shards", f"an index of {len(names)} shards, above the limit of {limits.shards}",
+                            mend="No model has so many: get the index again.")  # fmt: skip
+    for name in names:
+        if not folder.holds(name, path):
+            raise MalformedFile(path, "missing-shard", f"the shard {name!r} is not there", mend="Get it too.")
+    return names
+
+
+def open_shards(index: Any, path: Path, folder: Folder, limits: Limits) -> Opened:
+    """The shards that the `index` at `path` names, which lie in `folder`, joined in the order of their names."""
     among = TORCH if _OF_TORCH.search(path.name) else ()
     parts: dict[str, Opened] = {}
     with closing_on_error([]) as sources:
-        for name in sorted(set(weight_map.values())):
-            shard = inside(path.parent, name, path)
-            if not os.path.exists(shard):  # False for a name that no file can have, where Path.exists raises
-                raise MalformedFile(path, "missing-shard", f"the shard {name!r} is not there", mend="Get it too.")
-            parts[name] = containers.open_file(shard, limits, name=name, among=among)
+        for name in shards_of(index, path, folder, limits):
+            parts[name] = folder.open(name, limits, among=among, by=path)
             sources.extend(parts[name].sources.values())
-        tensors = _join({name: part.file.tensors for name, part in parts.items()}, weight_map, path)
+        tensors = _join({name: part.file.tensors for name, part in parts.items()}, _weight_map(index, path), path)
         _require_total(index, tensors, path)
         metadata = {key: text for part in parts.values() for key, text in part.file.metadata.items()}
         problems = tuple(problem for part in parts.values() for problem in part.problems)

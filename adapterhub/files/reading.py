@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adapterhub.files.beside import inside
 from adapterhub.files.containers import Opened, closing_on_error, open_source
-from adapterhub.files.directories import coded, read_documents, survey
+from adapterhub.files.directories import read_documents, survey
+from adapterhub.files.folder import Folder
 from adapterhub.files.limits import LIMITS, Limits
-from adapterhub.files.opened import is_index, open_model
+from adapterhub.files.opened import is_index, open_model, open_part
 from adapterhub.files.package import DIRECTORY, SHARDED, Package, Problem
-from adapterhub.files.source import Address, Elsewhere, Range, Source
+from adapterhub.files.source import Elsewhere, Range, Source
 
 
 def read(path: Path, *, limits: Limits = LIMITS) -> Package:
@@ -27,39 +27,60 @@ def read(path: Path, *, limits: Limits = LIMITS) -> Package:
     """
     path = Path(path)
     if os.path.isdir(path):
-        return _read_folder(path, limits)
+        return read_folder(Folder(path), limits=limits)
     opened = open_model(path, limits)
     return _package(path, _container(path.name, opened), {path.name: opened})
 
 
-def read_elsewhere(
-    address: Address,
-    sources: Mapping[str, Source],
-    documents: Mapping[str, Any] | None = None,
-    *,
-    whole: bool = False,
-    limits: Limits = LIMITS,
-) -> Package:
-    """The package of `sources` and `documents`, by name, that are not on this disk; `whole` as for a folder. It has no paths,
-    so that nobody opens them here. Where the small tensors lie too far apart to be read, a problem says so.
-    """
+def read_folder(folder: Folder, *, limits: Limits = LIMITS) -> Package:
+    """The package that `folder` is, wherever it lies."""
+    contents, odd = survey(folder, limits)
+    documents, problems = read_documents(folder, contents.documents, limits)
     models: dict[str, Opened] = {}
-    with closing_on_error(list(sources.values())):
-        for name, source in sources.items():
-            models[name] = open_source(source, limits)
-        problems = [*coded(documents or {}), *(unread for name in models if (unread := _unread(name, models[name])))]
-        container = DIRECTORY if whole else _container(*next(iter(models.items())))
-        return replace(_package(address, container, models, documents, problems), paths={})
+    with closing_on_error([]) as sources:
+        for name in contents.weights:
+            models[name] = open_part(folder, name, limits)
+            sources.extend(models[name].sources.values())
+        problems += _unread(models)
+    container = DIRECTORY if contents.whole else _container(*next(iter(models.items())))
+    return _package(folder.path, container, models, documents, [*odd, *problems])
 
 
-def _unread(name: str, model: Opened) -> Problem | None:
-    """Has the small tensors of a remote model fetched; what to say where that would take too many requests."""
+def read_part(folder: Folder, name: str, *, limits: Limits = LIMITS) -> Package:
+    """The model that is called `name` in `folder`, and nothing of what lies beside it but its shards."""
+    return _alone(folder.path / name, open_part(folder, name, limits))
+
+
+def read_source(source: Source, path: Path, *, limits: Limits = LIMITS) -> Package:
+    """The package of one file that was opened elsewhere, and lies at `path`."""
+    return _alone(path, open_source(source, limits))
+
+
+def _alone(path: Path, opened: Opened) -> Package:
+    with closing_on_error([*opened.sources.values()]):
+        return _package(path, _container(path.name, opened), {path.name: opened}, None, _unread({path.name: opened}))
+
+
+def _unread(models: Mapping[str, Opened]) -> list[Problem]:
+    """Has the small tensors of remote models fetched; what to say where that would take too many requests."""
+    return [
+        Problem("warning", "alphas-not-read", name, "small tensors, alphas among them, lie too far apart to be read without "
+                "downloading the file: get it with adapterhub pull")
+        for name, model in models.items() if not _fetched(model)
+    ]  # fmt: skip
+
+
+def _fetched(model: Opened) -> bool:
+    """Whether the small tensors of all sources are there, each of which is asked."""
+    remote = [source for source in model.sources.values() if isinstance(source, Elsewhere)]
+    done = [source.fetch(_small(model, source)) for source in remote]
+    return all(done)
+
+
+def _small(model: Opened, source: Source) -> list[tuple[int, int]]:
+    """Where the small tensors of `source` lie."""
     ranges = [tensor.chunks for tensor in model.file.tensors.values() if tensor.nbytes <= SMALL]
-    spans = [(found.start, found.length) for found in ranges if isinstance(found, Range)]
-    if all(source.fetch(spans) for source in model.sources.values() if isinstance(source, Elsewhere)):
-        return None
-    return Problem("warning", "alphas-not-read", name, f"{len(spans)} small tensors, alphas among them, lie too far apart to be "
-                   "read without downloading the file: get it with adapterhub pull")  # fmt: skip
+    return [(found.start, found.length) for found in ranges if isinstance(found, Range) and found.source is source]
 
 
 SMALL = 16
@@ -69,19 +90,6 @@ SMALL = 16
 def opened(given: Path | str | Package) -> Package:
     """What was opened already, or what lies at a path."""
     return given if isinstance(given, Package) else read(Path(given))
-
-
-def _read_folder(path: Path, limits: Limits) -> Package:
-    contents, odd = survey(path, limits)
-    documents, problems = read_documents(path, contents.documents, limits)
-    models: dict[str, Opened] = {}
-    with closing_on_error([]) as sources:
-        for name in contents.weights:
-            real = inside(path, name, path)
-            models[name] = open_model(path / name if is_index(name) else real, limits, name=name)
-            sources.extend(models[name].sources.values())
-    container = DIRECTORY if contents.whole else _container(*next(iter(models.items())))
-    return _package(path, container, models, documents, [*odd, *problems])
 
 
 def _package(
@@ -100,9 +108,15 @@ def _package(
         documents or {},
         (*problems, *found),
         sum(source.size for source in sources),
-        {_beside(name, part): source.path for name, model in models.items() for part, source in model.sources.items()},
+        _paths(models),
         sources,
     )
+
+
+def _paths(models: Mapping[str, Opened]) -> dict[str, Path]:
+    """Of what is on this disk: nobody opens anything else by its path."""
+    every = ((_beside(name, part), source) for name, model in models.items() for part, source in model.sources.items())
+    return {name: source.path for name, source in every if not isinstance(source, Elsewhere)}
 
 
 def _container(name: str, model: Opened) -> str:

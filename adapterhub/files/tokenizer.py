@@ -28,7 +28,7 @@ def tokenizer_from(path: Path, *, limits: Limits = LIMITS) -> dict[str, Any]:
     if not whole:
         raise folder.missing(" with ".join(WHOLE[0]), folder)
     names = [name for stored in whole for name in stored] + [name for name in BESIDE if name in folder.files]
-    documents, problems = read_documents(path, names, limits)
+    documents, problems = read_documents(folder, names, limits)
     for problem in problems:
         raise MalformedFile(path / problem.where, problem.code, problem.message, mend="Give a tokenizer of CLIP.")
     for name, document in documents.items():

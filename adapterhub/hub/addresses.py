@@ -59,7 +59,15 @@ def located(text: str, *, allow_http: bool = False) -> InRepository | Plain:
         raise UsageError(
             f"{shown(text)} is a {uri.type}, and not a model", mend="Adapters and models lie in model repositories."
         )
+    endpoint(allow_http=allow_http)
     return InRepository(uri.id, uri.revision, uri.path_in_repo or None)
+
+
+def endpoint(*, allow_http: bool = False) -> str:
+    """The Hub's address, which the token goes to ($HF_ENDPOINT). UsageError where it is not encrypted, and that is not allowed."""
+    from huggingface_hub import constants
+
+    return checked(constants.ENDPOINT, allow_http=allow_http)
 
 
 def _is_of_hub(text: str, endpoint: str) -> bool:
@@ -80,7 +88,7 @@ def checked(url: str, *, allow_http: bool = False) -> str:
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise UsageError(
             f"{shown(url)} is not encrypted: anybody on the way can change what comes",
-            mend="Use https, or --allow-http.",
+            mend="Use https; pull takes --allow-http.",
         )
     return url
 

@@ -17,6 +17,9 @@ _LOGIN = "Log in with hf auth login, or set HF_TOKEN; look at the spelling, too:
 _AGAIN = "Try again later."
 
 
+WITHOUT_XET = "Where it is Xet that is out of reach (a mirror may have none), HF_HUB_DISABLE_XET=1 goes without it."
+
+
 class Row(NamedTuple):
     """What an exception means: the error, what it says of `{what}`, and how to mend it."""
 
@@ -36,6 +39,16 @@ _STATUSES = {
     416: Row(RefusedInput, "{what} is shorter than the server said", "It was changed meanwhile: run the command again."),
     429: Row(Unreachable, "the server asks for patience: too many requests for {what}", "Wait some minutes, or log in."),
 }  # fmt: skip
+_UNCACHED = Row(
+    Unreachable, "{what} cannot be reached, and is not in the cache", "Look at the network and at HF_HUB_OFFLINE."
+)
+_CODES = {
+    "GatedRepo": Row(NoAccess, "{what} is gated", "Ask for access on its page, then log in with hf auth login."),
+    "RepoNotFound": Row(NotFound, "{what} is not on the Hub, or is private", _LOGIN),
+    "RevisionNotFound": Row(NotFound, "{what} has no such revision", "Its page lists branches and tags."),
+    "EntryNotFound": Row(NotFound, "{what} is not there", "Without a file, the command lists what is."),
+}
+"""What the Hub calls some refusals in X-Error-Code, whatever their status."""
 _REFUSED = Row(Unreachable, "the server answered {status} for {what}", _AGAIN)
 
 
@@ -46,10 +59,11 @@ def _table() -> tuple[tuple[type[BaseException], Row], ...]:
     from huggingface_hub import errors
 
     return (
-        (errors.GatedRepoError, Row(NoAccess, "{what} is gated", "Ask for access on its page, then log in with hf auth login.")),
-        (errors.RepositoryNotFoundError, Row(NotFound, "{what} is not on the Hub, or is private", _LOGIN)),
-        (errors.RevisionNotFoundError, Row(NotFound, "{what} has no such revision", "Its page lists branches and tags.")),
-        (errors.EntryNotFoundError, Row(NotFound, "{what} is not there", "Without a file, the command lists what is.")),
+        (errors.GatedRepoError, _CODES["GatedRepo"]),
+        (errors.RepositoryNotFoundError, _CODES["RepoNotFound"]),
+        (errors.LocalEntryNotFoundError, _UNCACHED),
+        (errors.RevisionNotFoundError, _CODES["RevisionNotFound"]),
+        (errors.EntryNotFoundError, _CODES["EntryNotFound"]),
         (errors.DisabledRepoError, Row(NoAccess, "{what} was disabled by the Hub", "Its page says why.")),
         (errors.OfflineModeIsEnabled, Row(Unreachable, "{what} is not asked for: offline mode is on", "Unset HF_HUB_OFFLINE.")),
         (errors.LocalTokenNotFoundError, Row(NoAccess, "{what} needs a token, and there is none", _LOGIN)),
@@ -63,7 +77,7 @@ def _table() -> tuple[tuple[type[BaseException], Row], ...]:
         (httpx2.InvalidURL, Row(UsageError, "{what} is no address", None)),
         (httpx2.HTTPError, Row(Unreachable, "the connection to the server failed over {what}", "Look at the network; try again.")),
         (httpx2.StreamError, Row(Unreachable, "the answer about {what} broke off", _AGAIN)),
-        (ConnectionError, Row(Unreachable, "the connection to the server failed over {what}", "Look at the network; try again.")),
+        (ConnectionError, Row(Unreachable, "the connection to the server failed over {what}", f"Look at the network. {WITHOUT_XET}")),
         (TimeoutError, Row(Unreachable, "the server did not answer in time about {what}", _AGAIN)),
     )  # fmt: skip
 
@@ -76,35 +90,33 @@ def explained(what: str) -> Iterator[None]:
     except AdapterhubError:
         raise
     except Exception as error:
-        row = _row(error)
+        found = _unwrapped(error)
+        row = _row(found)
         if row is None:
             raise
-        status = getattr(getattr(error, "response", None), "status_code", "")
-        raise row.error(row.message.format(what=what, status=status), mend=row.mend) from error
+        raise row.error(row.message.format(what=what, status=_status(found) or ""), mend=row.mend) from error
 
 
-def refusal(status: int, what: str) -> AdapterhubError:
-    """What an answer of this status means, where the client did not look at it."""
-    row = _STATUSES.get(status, _REFUSED)
+def refusal(status: int, what: str, code: str | None = None) -> AdapterhubError:
+    """What an answer of this status and the Hub's `code` means, where the client did not look at it."""
+    row = _CODES.get(code or "") or _STATUSES.get(status, _REFUSED)
     return row.error(row.message.format(what=what, status=status), mend=row.mend)
 
 
-def _row(error: Exception) -> Row | None:
+def _unwrapped(error: Exception) -> Exception:
+    """What an upload met, which the client wraps in a RuntimeError; and why something could not be reached that it does not have."""
     from huggingface_hub import errors
 
-    if isinstance(
-        error, errors.LocalEntryNotFoundError
-    ):  # what it could not reach, and does not have: why is its cause
-        return _row(error.__cause__) if isinstance(error.__cause__, Exception) else _UNCACHED
+    while isinstance(error, (RuntimeError, errors.LocalEntryNotFoundError)) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _row(error: Exception) -> Row | None:
     for kind, row in _table():
         if isinstance(error, kind) and not (row.error is Unreachable and _status(error)):
             return row
     return _STATUSES.get(_status(error) or 0, _REFUSED) if _status(error) else None
-
-
-_UNCACHED = Row(
-    Unreachable, "{what} cannot be reached, and is not in the cache", "Look at the network and at HF_HUB_OFFLINE."
-)
 
 
 def _status(error: Exception) -> int | None:

@@ -2,101 +2,128 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from adapterhub.errors import MalformedFile, OutputExists, RefusedInput
-from adapterhub.files import LIMITS, containers, publishing
+from adapterhub.errors import MachineFailure, MalformedFile, OutputExists, RefusedInput, UsageError
+from adapterhub.files import publishing
 from adapterhub.files.source import machine
-from adapterhub.hub.transport import answer, pieces, require_good
 
 PIECE = 1 << 20
-MOST = 1 << 40
-"""Bytes of a file whose size nobody tells."""
 
 
-def copied(source: Path, target: Path, *, force: bool) -> None:
-    """A copy of the file `source` as `target`."""
+def placed(sources: Mapping[Path, Path], *, link: bool, force: bool) -> None:
+    """Puts each file into its place, {place: file}, as a link or a copy: all of them, or all is as it was.
+
+    A link is a hard one, a symbolic one where another disk begins, and a copy where the system makes neither.
+    """
+    with folders({target.parent for target in sources}), ExitStack() as stack:
+        ready = [(target, stack.enter_context(_ready(source, target, link))) for target, source in sources.items()]
+        with ExitStack() as undoing:
+            for target, temporary in ready:
+                undoing.callback(_put_back, target, _kept(target, stack), _identity(temporary))
+                _publish(temporary, target, force=force)
+            undoing.pop_all()
+
+
+@contextmanager
+def folders(wanted: Iterable[Path]) -> Iterator[None]:
+    """The folders are there inside; those that had to be made are gone again if it fails."""
+    made: list[Path] = []
+    try:
+        for folder in sorted(wanted):
+            made += [one for one in (*reversed(folder.parents), folder) if not one.exists()]
+            _make(folder)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder} is there, and no folder", mend="Give another folder with -o.") from None
+    except OSError as error:
+        raise MachineFailure(f"cannot make the folder {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _ready(source: Path, target: Path, link: bool) -> Iterator[Path]:
+    """The file beside its place, as it is to be there."""
+    if link:
+        made = _beside(target)
+        try:
+            if _linked(source.resolve(), made):
+                yield made
+                return
+        finally:
+            made.unlink(missing_ok=True)
     with publishing.unpublished_file(target) as (temporary, descriptor):
         with machine("write", target), source.open("rb") as stream:
-            _write(descriptor, iter(lambda: stream.read(PIECE), b""))
+            for piece in iter(lambda: stream.read(PIECE), b""):
+                write_all(descriptor, piece)
+            os.fsync(descriptor)
+        yield temporary
+
+
+def _linked(real: Path, made: Path) -> bool:
+    """Whether a link could be made."""
+    for way in (made.hardlink_to, made.symlink_to):
+        with suppress(OSError):
+            way(real)
+            return True
+    return False
+
+
+def _publish(temporary: Path, target: Path, *, force: bool) -> None:
+    if force or not temporary.is_symlink():
         publishing.publish_file(temporary, target, force=force)
-
-
-def linked(source: Path, target: Path, *, force: bool) -> None:
-    """The file `source` itself as `target`: by a hard link, or where another disk begins by a symbolic one."""
-    real = source.resolve()
-    made = target.with_name(f".{secrets.token_hex(8)}.partial") if force else target
+        return
     with machine("write", target):
         try:
-            _link(real, made)
+            target.symlink_to(temporary.readlink())
         except FileExistsError:
             raise OutputExists(target) from None
-        if force:
-            made.replace(target)
 
 
-def _link(real: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(real)
-    except FileExistsError:
-        raise
-    except OSError:
-        target.symlink_to(real)
+def _kept(target: Path, stack: ExitStack) -> Path | None:
+    """What is at `target` now, by a second name until `stack` ends: so the place is never empty."""
+    if not os.path.lexists(target):
+        return None
+    kept = _beside(target)
+    stack.callback(kept.unlink, missing_ok=True)
+    with machine("keep", target):
+        try:
+            os.link(target, kept, follow_symlinks=False)
+        except OSError:  # a system without links
+            shutil.copy2(target, kept, follow_symlinks=False)
+    return kept
 
 
-def downloaded(
-    url: str, target: Path, what: str, *, size: int | None, version: str | None, most: int | None,
-    sha256: str | None, allow_http: bool, force: bool,
-) -> tuple[int, str]:  # fmt: skip
-    """Streams what is at `url` into `target`; gives its bytes and SHA-256. Refused above `most` bytes, where it is not of the
-    `size`, `version` or `sha256` that were told, and where no reader of ours would open it.
-    """
-    with publishing.unpublished_file(target) as (temporary, descriptor), answer(url, allow_http=allow_http) as response:
-        require_good(response, what)
-        told = response.headers.get("Content-Length", "")
-        length = int(told[:20]) if told.isdecimal() else size
-        limit = min(most if most is not None else MOST, MOST)
-        if length is not None and length > limit:
-            raise too_large(what, length, limit)
-        if (size is not None and length != size) or (version and response.headers.get("ETag", version) != version):
-            raise MalformedFile(
-                what, "changed-while-reading", "the file changed on the server", mend="Run the command again."
-            )
-        counter = _Counter(what, limit if length is None else length)
-        with machine("write", target):
-            _write(descriptor, map(counter.see, pieces(response, what)))
-        if length is not None and counter.count != length:
-            raise RefusedInput(
-                f"{what} broke off after {counter.count} of {length} bytes", mend="Run the command again."
-            )
-        require_digest(what, counter.sha256, sha256)
-        for source in containers.open_file(temporary, LIMITS, name=target.name).sources.values():
-            source.close()
-        publishing.publish_file(temporary, target, force=force)
-        return counter.count, counter.sha256
+def _put_back(target: Path, kept: Path | None, ours: object) -> None:
+    """What was kept; where there was nothing, takes away what is ours, and nothing else that came there meanwhile."""
+    if kept is not None:
+        kept.replace(target)
+    elif os.path.lexists(target) and _identity(target) == ours:
+        target.unlink()
 
 
-class _Counter:
-    """Counts and hashes what passes."""
+def _identity(path: Path) -> object:
+    """Which file it is; of a symbolic link where it leads."""
+    found = path.lstat()
+    return path.readlink() if path.is_symlink() else (found.st_dev, found.st_ino)
 
-    def __init__(self, what: str, limit: int) -> None:
-        self.what, self.limit, self.count, self._digest = what, limit, 0, hashlib.sha256()
 
-    def see(self, piece: bytes) -> bytes:
-        """Passes a piece on. RefusedInput above the limit."""
-        self.count += len(piece)
-        if self.count > self.limit:
-            raise too_large(self.what, self.count, self.limit)
-        self._digest.update(piece)
-        return piece
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{secrets.token_hex(8)}.partial")
 
 
 def too_large(what: str, size: int, limit: int) -> RefusedInput:
@@ -113,10 +140,8 @@ def require_digest(what: str, found: str, wanted: str | None) -> None:
                             mend="It is another file, or was damaged on the way: get it again.")  # fmt: skip
 
 
-def _write(descriptor: int, parts: Iterator[bytes], write: Callable[[int, memoryview], int] = os.write) -> None:
-    """All of `parts`, and onto the disk."""
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            view = view[write(descriptor, view) :]
-    os.fsync(descriptor)
+def write_all(descriptor: int, piece: bytes) -> None:
+    """All of `piece`, of which the system may take a part at a time."""
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -6,10 +6,12 @@ repository has is not sent again (the client compares digests). Source: huggingf
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.documents.publication import PushedFile, Remote
 from adapterhub.errors import AdapterhubError, MachineFailure, NotFound, RefusedInput, UsageError
 from adapterhub.files import sha256
+from adapterhub.hub.addresses import endpoint
 from adapterhub.hub.card import LONGEST
 from adapterhub.hub.errors import explained
+from adapterhub.hub.repository import RemoteFile, files_of
+from adapterhub.hub.transport import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,13 +33,18 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 CARD = "README.md"
 _MAIN = "main"
+_WEIGHTS = re.compile(r"(?P<stem>.+?)((-\d{5}-of-\d{5})?\.safetensors|\.safetensors\.index\.json)")
+"""A file of weights, a shard of such, and the index of all shards, whose names begin alike. Source: huggingface_hub
+`serialization/_base.py`.
+"""
 
 
 @dataclass(frozen=True)
 class There:
-    """What the repository holds: the digest of each file, the git blob's of those that are not in LFS."""
+    """What the repository holds: its files, the digest of each, the git blob's of those that are not in LFS."""
 
     remote: Remote
+    files: Mapping[str, RemoteFile] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     card: str | None = None
     branch: bool = False
@@ -57,11 +67,9 @@ class Place:
 
 def client(token: str | None) -> HfApi:
     """The Hub's client, which finds the token by itself if none is given."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
-    return HfApi(
-        endpoint=constants.ENDPOINT, token=token, library_name="adapterhub", library_version=version("adapterhub")
-    )
+    return HfApi(endpoint=endpoint(), token=token, library_name="adapterhub", library_version=version("adapterhub"))
 
 
 def check_id(repo: str) -> None:
@@ -84,7 +92,7 @@ def look(api: HfApi, place: Place) -> There:
         if place.create_pr:
             raise missing
         found = _seen(api, place, _MAIN)
-        return There(found.remote, found.digests, found.card, branch=False)
+        return replace(found, branch=False)
 
 
 def _exists(api: HfApi, place: Place) -> bool:
@@ -103,10 +111,11 @@ def _info(api: HfApi, place: Place, revision: str) -> Any:
 def _seen(api: HfApi, place: Place, revision: str) -> There:
     found = _info(api, place, revision)
     siblings = found.siblings or []
+    files = files_of(found)
     digests = {one.rfilename: (one.lfs.sha256 if one.lfs else one.blob_id) or "" for one in siblings}
     remote = Remote(exists=True, private=found.private, commit=found.sha, files=len(siblings))
-    size = next((one.size for one in siblings if one.rfilename == CARD), None)
-    return There(remote, digests, _card(api, place, found.sha, size), branch=True)
+    card = _card(api, place, found.sha, files[CARD].size if CARD in files else None)
+    return There(remote, files, digests, card, branch=True)
 
 
 def _card(api: HfApi, place: Place, commit: str, size: int | None) -> str | None:
@@ -140,8 +149,8 @@ def licence_of(api: HfApi, base: str) -> dict[str, str]:
 
 
 def listed(files: Mapping[str, Path], there: There | None) -> list[PushedFile]:
-    """Each file, and what becomes of it."""
-    rows = []
+    """Each file, and what becomes of it; and what is deleted because it would be read in place of one."""
+    rows = [PushedFile(name=one.name, size=one.size, sha256=one.sha256, action="delete") for one in stale(files, there)]
     for name, path in files.items():
         digest = sha256(path)
         rows.append(
@@ -150,26 +159,42 @@ def listed(files: Mapping[str, Path], there: There | None) -> list[PushedFile]:
     return rows
 
 
+def stale(files: Iterable[str], there: There | None) -> list[RemoteFile]:
+    """What readers would take instead of one of `files`: the shards and the index of a model that comes in one file, and the single
+    file, or shards of another count, of one that comes in shards. Nothing else is ever deleted.
+    """
+    sent = set(files)
+    stems = {found["stem"] for name in sent if (found := _WEIGHTS.fullmatch(name))}
+    every = there.files.values() if there else ()
+    return [
+        one for one in every
+        if one.name not in sent and (found := _WEIGHTS.fullmatch(one.name)) and found["stem"] in stems
+    ]  # fmt: skip
+
+
 def _action(name: str, path: Path, digest: str, there: There | None) -> Any:
     if there is None:
         return None
     if name not in there.digests:
         return "add"
-    return "same" if there.digests[name] in (digest, _git(path)) else "replace"
+    known = there.digests[name]
+    return "same" if known == digest or (there.files[name].sha256 is None and known == _git(path)) else "replace"
 
 
 def _git(path: Path) -> str:
-    """The id of a small file as git has it; of a large one nothing, for that is in LFS."""
-    from huggingface_hub.utils import sha as digests
-
-    return digests.git_hash(path.read_bytes()) if path.stat().st_size <= LONGEST else ""
+    """The id of the file as git has it: of those that the Hub does not keep in LFS."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def allow(place: Place, there: There, rows: Iterable[PushedFile]) -> None:
     """Raises what speaks against it, before anything is sent."""
     if place.private and there.remote.private is False:
         raise UsageError(f"{place} is there and public", mend="Make it private on its page, or leave out --private.")
-    replaced = [row.name for row in rows if row.action == "replace" and row.name != CARD]
+    replaced = [row.name for row in rows if row.action in ("replace", "delete") and row.name != CARD]
     if replaced and not place.create_pr:
         raise UsageError(
             f"{place} has other files called {', '.join(replaced[:8])}",
@@ -181,14 +206,17 @@ def commit(api: HfApi, place: Place, there: There, files: Mapping[str, Path]) ->
     """Makes the repository and the branch if they are not there, and commits: the id of the commit, and its page or that of
     the pull request.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     with _sent(place):
         if not there.remote.exists:
             api.create_repo(place.repo, private=place.private or None, exist_ok=True)
         if not there.branch and place.revision != _MAIN:
             api.create_branch(place.repo, branch=place.revision, exist_ok=True)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+    operations: list[Any] = [
+        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()),
+        *(CommitOperationDelete(path_in_repo=one.name) for one in stale(files, there)),
+    ]
     try:
         with _sent(place):
             done = api.create_commit(
@@ -205,25 +233,13 @@ def commit(api: HfApi, place: Place, there: There, files: Mapping[str, Path]) ->
 
 @contextmanager
 def _sent(place: Place) -> Iterator[None]:
-    """What goes wrong while something is sent. The client wraps what an upload met in a RuntimeError, and says in a ValueError
-    what it finds wrong in a card or an answer.
-    """
+    """What goes wrong while something is sent. The client says in a ValueError what it finds wrong in a card or an answer."""
     try:
-        with explained(str(place)), _unwrapped():
+        with patient(), explained(str(place)):
             yield
     except (ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:500]
         raise RefusedInput(f"{place} was not written: {said}", mend="Nothing was changed there.") from error
-
-
-@contextmanager
-def _unwrapped() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error.__cause__, Exception):
-            raise error.__cause__ from None
-        raise
 
 
 def _landed(api: HfApi, place: Place, files: Mapping[str, Path]) -> str | None:
@@ -242,7 +258,7 @@ def read_back(api: HfApi, place: Place, commit: str, files: Mapping[str, Path]) 
 
 
 def _remote_header(api: HfApi, place: Place, name: str, commit: str) -> tuple[dict[str, str], dict[str, Any]]:
-    with explained(f"{name} of {place}"):
+    with patient(), explained(f"{name} of {place}"):
         found = api.parse_safetensors_file_metadata(place.repo, name, revision=commit)
     tensors = {
         tensor: (told.dtype, list(told.shape), list(told.data_offsets)) for tensor, told in found.tensors.items()

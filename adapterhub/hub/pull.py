@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from adapterhub import files
+from adapterhub.adapter import Kind
 from adapterhub.documents import Pulled, PulledFile
-from adapterhub.errors import MachineFailure, NeedsDownload, NotAnAdapter, OutputExists, RefusedInput, UsageError
-from adapterhub.hub import placing, remote
+from adapterhub.errors import NeedsDownload, NotAnAdapter, OutputExists, UsageError
+from adapterhub.hub import download, placing, remote
 from adapterhub.hub.addresses import InRepository, Plain, located
-from adapterhub.hub.errors import explained
+from adapterhub.hub.cached import cached
+from adapterhub.hub.choosing import choose
 from adapterhub.hub.names import inside, safe_name
 from adapterhub.hub.ranges import Ranges
-from adapterhub.hub.repository import Repository, api, choose, repository
+from adapterhub.hub.repository import Repository, repository
 
 if TYPE_CHECKING:
     from adapterhub.files import Package
@@ -88,19 +90,23 @@ def pull(
 
 
 def _from_hub(place: InRepository, wish: Wish) -> Pulled:
-    there = repository(place)
-    chosen = choose(there, place.file)
+    there = repository(place, allow_http=wish.allow_http)
+    chosen = choose(there, place)
+    if wish.sha256 and len(chosen.weights) > 1:
+        raise UsageError(
+            f"a SHA-256 is that of one file, and these are {len(chosen.weights)}", mend="Say which with --file."
+        )
     folder = wish.output or Path(safe_name(there.repo.rpartition("/")[2]))
     targets = {name: inside(folder, name) for name in chosen.names}
-    found = _looked_at(lambda: remote.package_in(there, chosen, place), wish)
+    found = _looked_at(chosen.open, wish)
     rows = [_row(there, name, targets[name], wish) for name in chosen.names]
     told = Pulled(source=str(place), repo=there.repo, revision=there.commit, files=rows, **found)
     _require_wanted(told, targets.values(), wish)
     if wish.dry_run:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
-    here = {name: _cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
-    _place(here, targets, wish)
+    here = {name: cached(there, name, wish.sha256 if name == chosen.names[0] else None) for name in chosen.names}
+    placing.placed({targets[name]: path for name, path in here.items()}, link=wish.link, force=wish.force)
     done = [row.model_copy(update={"sha256": files.sha256(here[row.name])}) for row in rows]
     return told.model_copy(update={"files": done})
 
@@ -113,19 +119,27 @@ def _row(there: Repository, name: str, target: Path, wish: Wish) -> PulledFile:
 
 def _looked_at(open_package: Callable[[], Package], wish: Wish) -> dict[str, Any]:
     """What it is by its header, and how it fits; or why that is not known before it is downloaded."""
-    from adapterhub.operations.fit.compatible import compatible
     from adapterhub.operations.inspect import inspect
 
-    found: dict[str, Any] = {}
     try:
         with open_package() as package:
-            found["inspection"] = inspect(package)
-        if wish.base is not None:
-            with open_package() as package:
-                found["fit"] = compatible(package, wish.base)
+            found = inspect(package)
     except (NeedsDownload, NotAnAdapter) as reason:
-        found["unread"] = reason.message
-    return found
+        return {"unread": reason.message}
+    return {"inspection": found, **({} if wish.base is None else _fit(open_package, found.kind, wish.base))}
+
+
+def _fit(open_package: Callable[[], Package], kind: Kind, base: Path) -> dict[str, Any]:
+    """How an adapter fits; a base that is none is an error."""
+    from adapterhub.operations.fit.compatible import compatible
+
+    if kind not in (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK):
+        return {"unfitted": f"it is of the kind {kind}, and no adapter"}
+    try:
+        with open_package() as package:
+            return {"fit": compatible(package, base)}
+    except NeedsDownload as reason:
+        return {"unfitted": reason.message}
 
 
 def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
@@ -141,55 +155,6 @@ def _require_wanted(told: Pulled, targets: Iterable[Path], wish: Wish) -> None:
             raise UsageError(f"{path} is a folder, and is not replaced by a file", mend="Give another folder with -o.")
         if not wish.force and (path.exists() or path.is_symlink()):
             raise OutputExists(path)
-
-
-def _cached(there: Repository, name: str, sha256: str | None) -> Path:
-    """The file in the Hub's cache, downloaded if it is not there, with the size and digest that the Hub told."""
-    what = f"hf://{there.repo}/{name}"
-    with explained(what):
-        path = Path(api().hf_hub_download(there.repo, name, revision=there.commit))
-    told = there.files[name]
-    try:
-        if path.stat().st_size != told.size:
-            raise RefusedInput(
-                f"{what} has {path.stat().st_size} bytes, and the Hub told {told.size}", mend="Run the command again."
-            )
-        if told.sha256 or sha256:
-            digest = files.sha256(path)
-            placing.require_digest(what, digest, told.sha256)
-            placing.require_digest(what, digest, sha256)
-    except RefusedInput:
-        with suppress(OSError):  # a damaged file must not stay in the cache
-            path.resolve().unlink()
-            path.unlink()
-        raise
-    return path
-
-
-def _place(here: dict[str, Path], targets: dict[str, Path], wish: Wish) -> None:
-    """Every file into its place; where one cannot be, those before it are taken away again."""
-    put = placing.linked if wish.link else placing.copied
-    made: list[Path] = []
-    try:
-        for name, path in here.items():
-            target = targets[name]
-            _make_folder(target.parent)
-            fresh = not target.exists()
-            put(path, target, force=wish.force)
-            made += [target] if fresh else []
-    except BaseException:
-        for target in made:
-            target.unlink(missing_ok=True)
-        raise
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"{folder} is there, and no folder", mend="Give another folder with -o.") from None
-    except OSError as error:
-        raise MachineFailure(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 def _from_address(place: Plain, wish: Wish) -> Pulled:
@@ -208,11 +173,11 @@ def _from_address(place: Plain, wish: Wish) -> Pulled:
     if wish.dry_run:
         return told.model_copy(update={"dry_run": True})
     wish.announce(told)
-    _make_folder(folder)
-    count, digest = placing.downloaded(
-        place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
-        sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
-    )  # fmt: skip
+    with placing.folders([folder]):
+        count, digest = download.downloaded(
+            place.url, target, what, size=size, version=None if content is None else content.version, most=wish.max_size,
+            sha256=wish.sha256, allow_http=wish.allow_http, force=wish.force,
+        )  # fmt: skip
     done = row.model_copy(update={"size": count, "sha256": digest, "known": list(wish.known(digest))})
     return told.model_copy(update={"files": [done]})
 

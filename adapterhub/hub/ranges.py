@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import MalformedFile, NeedsDownload, RefusedInput
@@ -26,19 +27,39 @@ FEW, LITTLE = 16, 16 << 20
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
-class Ranges:
-    """The file at `url`, of `size` bytes where that is known; it is asked for when it is read."""
+@dataclass
+class Purse:
+    """What may be asked for: of a file, or of all files that are read together as `name`."""
 
-    def __init__(self, url: str, *, size: int | None = None, name: str | None = None, allow_http: bool = False) -> None:
+    name: str
+    requests: int
+    bytes: int
+
+    def pay(self, length: int) -> None:
+        """Takes a request for `length` bytes. NeedsDownload where there is nothing left for it."""
+        self.requests -= 1
+        self.bytes -= length
+        if self.requests < 0 or self.bytes < 0:
+            raise NeedsDownload(self.name, "the answer lies in too many parts of it")
+
+
+class Ranges:
+    """The file at `url`, of `size` bytes where that is known; it is asked for when it is read, which the `purse` that it has in common
+    with other files pays for, too.
+    """
+
+    def __init__(
+        self, url: str, *, size: int | None = None, name: str | None = None, allow_http: bool = False, purse: Purse | None = None
+    ) -> None:  # fmt: skip
         self.url, self.name, self.allow_http = url, name or shown(url), allow_http
         self.disposition: str | None = None
         """The name that the server gives it."""
         self.version: str | None = None
         """The ETag of all that was read."""
-        self.requests = 0
+        own = Purse(self.name, REQUESTS, BYTES)
+        self._purses = (own,) if purse is None else (own, purse)
         self._starts: list[int] = []
         self._parts: list[bytes] = []
-        self._fetched = 0
         self._closed_to = False
         self._size = size
         if size is None:
@@ -88,10 +109,8 @@ class Ranges:
 
     def _get(self, start: int, length: int) -> None:
         """Fetches `length` bytes, or those that are there if it is not known yet how many there are."""
-        self.requests += 1
-        self._fetched += length
-        if self.requests > REQUESTS or self._fetched > BYTES:
-            raise NeedsDownload(self.name, "the answer lies in too many parts of it")
+        for purse in self._purses:
+            purse.pay(length)
         with explained(self.name), answer(
             self.url, {"Range": f"bytes={start}-{start + length - 1}"}, allow_http=self.allow_http
         ) as response:  # fmt: skip
@@ -106,8 +125,8 @@ class Ranges:
         told = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if response.status_code == 206 and told:
             begins, ends, size = map(int, told.groups())
-        elif response.status_code == 200 and not start and response.headers.get("Content-Length", "").isdecimal():
-            begins, size = 0, int(response.headers["Content-Length"])  # all of it, from the beginning
+        elif response.status_code == 200 and not start and (whole := _whole(response, self._size)) is not None:
+            begins, size = 0, whole  # all of it, from the beginning
             ends = min(length, size) - 1
         else:
             raise NeedsDownload(self.name, "the server gives only all of it")
@@ -132,6 +151,12 @@ class Ranges:
             part
         ):
             del self._starts[place + 1], self._parts[place + 1]
+
+
+def _whole(response: Response, size: int | None) -> int | None:
+    """How long a whole body is, as it says or as was told before: small files may come without a length."""
+    told = response.headers.get("Content-Length", "")
+    return int(told) if told.isdecimal() and len(told) < 19 else size
 
 
 def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,18 +1,22 @@
-"""`inspect` and `validate` of what lies on the Hub or at an https address: a few requests for ranges, no download."""
+"""`inspect` and `validate` of what lies on the Hub or at an https address: a few requests for ranges, no download.
+
+One for the repository, one for each document (a configuration, an index) and one for each header that is no longer than
+`ranges.BLOCK`: 9 for a pipeline of SD 1, 11 for one of SDXL (and the redirects of the Hub); no more than `contents.REQUESTS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapterhub.errors import NeedsDownload
-from adapterhub.files import LIMITS, Address, Elsewhere, Package, read_elsewhere
-from adapterhub.files.beside import parse_document
-from adapterhub.hub.addresses import InRepository, Plain, is_address, located, shown
+from adapterhub.files import Address, Elsewhere, Package, read_source
+from adapterhub.hub.addresses import Plain, is_address, located, shown
+from adapterhub.hub.choosing import choose
 from adapterhub.hub.ranges import Ranges
-from adapterhub.hub.repository import Chosen, Repository, choose, repository
+from adapterhub.hub.repository import repository
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection, Validation
@@ -61,8 +65,7 @@ def opened(text: str) -> Iterator[Package]:
         with package_at(Ranges(place.url)) as package:
             yield package
         return
-    there = repository(place)
-    with package_in(there, choose(there, place.file), place) as package:
+    with choose(repository(place), place).open() as package:
         yield package
 
 
@@ -70,34 +73,4 @@ def package_at(content: Ranges, name: str | None = None) -> Package:
     """The file at a plain address; what it is called, there or by the server, says what it is not read as."""
     address = Address(content.name)
     called = address if name is None else address.with_name(name)
-    return read_elsewhere(address, {called.name: Elsewhere(called, content)})
-
-
-def package_in(there: Repository, chosen: Chosen, place: InRepository) -> Package:
-    """What was chosen in a repository. NeedsDownload for a whole pipeline."""
-    if not chosen.weights:
-        raise NeedsDownload(str(place), "a whole pipeline of many files")
-    sources = {name: Elsewhere(Address(f"hf://{there.repo}/{name}"), _ranges(there, name)) for name in chosen.weights}
-    return read_elsewhere(Address(str(place)), sources, _documents(there, chosen), whole=chosen.whole)
-
-
-def _documents(there: Repository, chosen: Chosen) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in chosen.documents:
-        size = there.files[name].size
-        if size > LIMITS.document or not size:
-            raise NeedsDownload(f"hf://{there.repo}/{name}", f"a document of {size} bytes")
-        content = _ranges(there, name).read(0, size)
-        address = Address(f"hf://{there.repo}/{name}")
-        found[name] = (
-            content.decode("utf-8", "replace") if name.endswith(".txt") else parse_document(content, address, LIMITS)
-        )
-    return found
-
-
-def _ranges(there: Repository, name: str) -> Ranges:
-    """A file at the commit that was resolved, so that all that is read of it is of one version."""
-    from huggingface_hub import constants, hf_hub_url
-
-    url = hf_hub_url(there.repo, name, revision=there.commit, endpoint=constants.ENDPOINT)
-    return Ranges(url, size=there.files[name].size, name=f"hf://{there.repo}/{name}", allow_http=True)
+    return read_source(Elsewhere(called, content), address)

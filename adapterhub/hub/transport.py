@@ -17,7 +17,7 @@ from adapterhub.hub.addresses import checked, origin, shown
 from adapterhub.hub.errors import explained, refusal
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from httpx2 import Request, Response
 
 HOPS = 8
 """Redirects that are followed."""
@@ -28,6 +28,8 @@ PATIENCE = 20
 """Seconds that a server may ask us to wait before we give up instead."""
 CONNECT, SILENCE = 10.0, 30.0
 """Seconds for a connection, and between two pieces of an answer."""
+COMMITS = 180.0
+"""Seconds that a server may take over what it was sent; the client itself waits for ever."""
 PACE, WINDOW = 1024, 60.0
 """Bytes that must come within so many seconds, lest a server that sends one at a time keeps us for ever."""
 _AGAIN = (429, 500, 502, 503, 504)
@@ -45,6 +47,27 @@ def answer(
             yield response
         finally:
             response.close()
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """The client's requests inside wait for COMMITS at most, if they would wait for ever: those that send, and those that list."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    former = session.event_hooks
+    session.event_hooks = {**former, "request": [*former["request"], _limited]}
+    try:
+        yield
+    finally:
+        session.event_hooks = former
+
+
+def _limited(request: Request) -> None:
+    limits = request.extensions.get("timeout", {})
+    own = {"connect": CONNECT, "read": COMMITS, "write": COMMITS, "pool": COMMITS}
+    request.extensions = {**request.extensions, "timeout": {
+        name: own[name] if limits.get(name) is None else limits[name] for name in own}}  # fmt: skip
 
 
 def _persistent(url: str, headers: Mapping[str, str], allow_http: bool, tries: int) -> Response:
@@ -125,7 +148,7 @@ def _own(url: str) -> dict[str, str]:
 def require_good(response: Response, what: str) -> None:
     """Raises what the status means, unless that is success; the body is not looked at."""
     if not 200 <= response.status_code < 300:
-        raise refusal(response.status_code, what)
+        raise refusal(response.status_code, what, response.headers.get("X-Error-Code"))
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise RefusedInput(f"{what} comes packed, though it was asked for as it is")
 

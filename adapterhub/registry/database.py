@@ -118,6 +118,15 @@ def stored(path: Path | str) -> str | bytes:
         return os.fsencode(path)
 
 
+def within(folder: Path) -> tuple[str, list[str | bytes]]:
+    """The condition that `records.path` is the folder or lies below it, and its parameters. Text and bytes are ranges of their own."""
+    root = str(folder).rstrip("/")
+    below = [f"{root}/", f"{root}0"]  # the character after the slash
+    between = "records.path >= ? AND records.path < ?"
+    given = [stored(folder), *map(stored, below), *map(os.fsencode, below)]
+    return f"(records.path = ? OR {between} OR {between})", given
+
+
 def restored(path: str | bytes) -> Path:
     """The path that `stored` gave."""
     return Path(os.fsdecode(path))

@@ -8,7 +8,6 @@ twenty times as long for; `documents.Record` is what it holds to.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import UsageError
-from adapterhub.registry.database import clean, legible, place, reading, stored
+from adapterhub.registry.database import clean, legible, place, reading, within
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
@@ -70,9 +69,6 @@ _TRAITS = {"algorithm": ("algorithm",), "rank": ("rank",), "token": ("token", "w
 _COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modified >= ?", "until": "modified <= ?"}
 
 
-_BETWEEN = "records.path >= ? AND records.path < ?"
-
-
 def conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[Any]]:
     """The filter as conditions on `records`, and their parameters."""
     asked = [row for row in (*_compared(wanted), *_traits(connection, wanted)) if row[1]]
@@ -87,10 +83,9 @@ def conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str
     if wanted.missing is not None:
         found.append(f"records.missing IS {'NOT ' if wanted.missing else ''}NULL")
     if wanted.under is not None:
-        folder = str(place(wanted.under)).rstrip("/")
-        below = [f"{folder}/", f"{folder}0"]  # the character after the slash
-        found.append(f"(records.path = ? OR {_BETWEEN} OR {_BETWEEN})")
-        given += [stored(folder), *map(stored, below), *map(os.fsencode, below)]
+        condition, folder = within(place(wanted.under))
+        found.append(condition)
+        given += folder
     return found, given
 
 

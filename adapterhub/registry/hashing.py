@@ -21,13 +21,11 @@ from adapterhub.operations.digests import digest_of, listed
 from adapterhub.operations.source import decoded
 from adapterhub.registry import lineage, twins
 from adapterhub.registry.database import restored, transaction
-from adapterhub.registry.workers import carried_out
+from adapterhub.registry.workers import carried_out, few_of
 from adapterhub.sketch import sketch
 
 _AT_ONCE = 200
 """Records that are asked for at a time."""
-_WORTH_PROCESSES = 64 << 20
-"""Bytes below which one process is quicker than several are started."""
 
 
 _OF_NOTHING = "e3b0c442"
@@ -78,8 +76,7 @@ def hash_all(connection: sqlite3.Connection, jobs: int | None, *, seen: bool = F
     which = f"{_UNREAD} AND size <= {most:d}{_SEEN if seen else ''}"
     expected = int(connection.execute(f"SELECT total(size) FROM records WHERE {which}").fetchone()[0])
     tell(expected=expected)
-    few = 2 if expected >= _WORTH_PROCESSES else 1 << 30
-    for results in carried_out(digested, _tasks(connection, which), jobs, size=1, few=few):
+    for results in carried_out(digested, _tasks(connection, which), jobs, size=1, few=few_of(expected)):
         with transaction(connection):
             for found in results:
                 _put(connection, found, done)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapterhub.registry import storing, twins
-from adapterhub.registry.database import restored, stored
+from adapterhub.registry.database import restored, within
 
 
 def note_missing(connection: sqlite3.Connection, roots: Sequence[Path], unread: Sequence[Path]) -> int:
@@ -15,22 +15,14 @@ def note_missing(connection: sqlite3.Connection, roots: Sequence[Path], unread: 
     gone = set()
     unread = [folder for folder in unread if folder.exists()]
     for root in roots:
+        condition, given = within(root)
         for record, path in connection.execute(
-            f"SELECT id, path FROM records WHERE missing IS NULL AND id NOT IN (SELECT id FROM seen) AND {_UNDER}", _range(root)
+            f"SELECT id, path FROM records WHERE missing IS NULL AND id NOT IN (SELECT id FROM seen) AND {condition}", given
         ):  # fmt: skip
-            found = restored(path)
-            if found.is_relative_to(root) and not any(found.is_relative_to(folder) for folder in unread):
+            if not any(restored(path).is_relative_to(folder) for folder in unread):
                 gone.add(record)
     connection.executemany("UPDATE records SET missing = ? WHERE id = ?", [(storing.now(), record) for record in gone])
     return len(gone)
-
-
-_UNDER = "(path = ? OR path >= ? AND path < ? OR typeof(path) = 'blob')"
-
-
-def _range(root: Path) -> tuple[str | bytes, str, str]:
-    text = str(root).rstrip("/").encode("utf-8", "backslashreplace").decode()
-    return stored(root), f"{text}/", f"{text}0"
 
 
 def by_inode(connection: sqlite3.Connection, since: str) -> int:

@@ -24,11 +24,10 @@ from adapterhub.files.progress import tell
 from adapterhub.registry import hashing
 from adapterhub.registry.database import reading, restored
 from adapterhub.registry.reference import resolve
-from adapterhub.registry.workers import carried_out
+from adapterhub.registry.workers import carried_out, few_of
 
 _AT_ONCE = 200
 """Contents that are asked for at a time, so that no question stays open while files are read."""
-_WORTH_PROCESSES = 64 << 20
 _HASHED = "FROM files JOIN hashes ON file_id = files.id AND hashes.name = 'sha256' WHERE role = 'content'"
 
 Content = tuple[int, int]
@@ -75,10 +74,9 @@ def verify(
         else:
             expected = _size(connection)
         tell(expected=expected)
-        few = 2 if expected >= _WORTH_PROCESSES else 1 << 30
         checked = read = 0
         damages: list[Damage] = []
-        for results in carried_out(looked_at, groups, jobs, size=1, few=few):
+        for results in carried_out(looked_at, groups, jobs, size=1, few=few_of(expected)):
             for one in results:
                 tell(one.recorded)
                 checked, read = checked + one.checked, read + one.bytes

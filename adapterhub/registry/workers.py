@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 FEW = 48
 """Items that are done quicker than processes are started."""
+_WORTH_PROCESSES = 64 << 20
+"""Bytes below which one process has read files whole before several are started."""
 _AHEAD = 3
 """Tasks that wait for each process, so that it never waits; not all, or memory would grow with the number of files."""
 
@@ -48,6 +50,11 @@ def carried_out(
         yield from map(work, in_batches(chain(first, left), size))
         return
     yield from _spread(work, in_batches(chain(first, left), size), jobs, method)
+
+
+def few_of(expected: int) -> int:
+    """`few` of `carried_out` for files of so many bytes that are read whole, one at a time."""
+    return 2 if expected >= _WORTH_PROCESSES else 1 << 30
 
 
 def together(results: Iterable[list[R]], *, seconds: float = 0.3) -> Iterator[list[R]]:

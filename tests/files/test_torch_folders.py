@@ -123,7 +123,7 @@ def test_the_files_of_a_folder_are_found(tmp_path: Path, what: str) -> None:
 
 def test_a_lone_picture_is_the_last_that_is_looked_for(tmp_path: Path) -> None:
     for name in ("x.webp", "x.pt", "x.safetensors"):
-        assert survey(lay(tmp_path, name), files.LIMITS)[0].weights == [name]
+        assert survey(files.Folder(lay(tmp_path, name)), files.LIMITS)[0].weights == [name]
 
 
 def test_a_lone_picture_is_read(tmp_path: Path, real_files: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_file_that_became_a_pipe_is_not_opened(db, library):
 def test_two_processes_find_what_one_finds(db, library, monkeypatch):
     flip(library / "a0.safetensors")
     flip(library / "a5.safetensors", 700)
-    monkeypatch.setattr("adapterhub.registry.verify._WORTH_PROCESSES", 0)
+    monkeypatch.setattr("adapterhub.registry.workers._WORTH_PROCESSES", 0)
     two, one = adapterhub.verify(db=db, jobs=2), adapterhub.verify(db=db, jobs=1)
     assert sorted(two.damages, key=lambda damage: damage.path) == sorted(one.damages, key=lambda damage: damage.path)
     assert [Path(damage.path).name for damage in one.damages] == ["a0.safetensors", "a5.safetensors"]

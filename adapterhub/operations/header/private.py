@@ -80,6 +80,14 @@ PATTERNS = (
 )  # fmt: skip
 """In the order in which they are asked."""
 
+
+def local_path(text: str) -> str | None:
+    """The first folder or file of somebody's machine that the text names."""
+    parts = [part for part, encoded in pieces(text) if not encoded]
+    every = (pattern.search(part) for part in parts for what, pattern, _ in PATTERNS if what == "local-path")
+    return next((found[0] for found in every if found), None)
+
+
 _SECRET_NAME = re.compile(
     r"(?:\A|[_.\-])(?:api_?key|hf_token|huggingface_token|hub_token|access_token|auth_token|bearer|secret|secret_key|"
     r"client_secret|password|passwd|credentials?|private_key)\Z", re.IGNORECASE

@@ -21,6 +21,7 @@ from adapterhub.layouts.lora.identity import told_architecture
 from adapterhub.layouts.lora.peft_config import components_with_config
 from adapterhub.layouts.lora.placing import Fit
 from adapterhub.metadata import contradictions
+from adapterhub.operations.header.private import local_path
 from adapterhub.operations.problems import warning
 
 R = Role
@@ -30,12 +31,6 @@ _JSON = (FIELD, "ot_config", "ss_bucket_info", "ss_dataset_dirs", "ss_datasets",
          "ss_tag_frequency")  # fmt: skip
 """Fields that hold JSON wherever they are written (Kohya, diffusers, OneTrainer)."""
 _ABSENT = ("", "None", "{}")
-_PRIVATE = re.compile(
-    r"(?<![\w.:/-])/(?:Users|Volumes|content|data|home|kaggle|media|mnt|notebooks|opt|private|root|srv|tmp|var|workspace)/[^\"',;\n]+"
-    r"|(?<![A-Za-z])[A-Za-z]:[\\/]+(?![\\/])[^\"',;\n]+"
-    r"|(?:\A|(?<=\"))\\\\+\w[\w.-]*\\[^\"',;\n]+"
-)
-"""A folder of somebody's machine: Unix, Windows, a Windows share."""
 _HASH_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _HEX = re.compile(r"(0x)?([0-9a-fA-F]{64})")
 _LITERAL = re.compile(r"[\w.\-]+")
@@ -74,8 +69,8 @@ def _text(field: str, text: str) -> Iterator[Problem]:
 
 
 def _private(place: str, text: str) -> Iterator[Problem]:
-    if found := _PRIVATE.search(text):
-        yield warning("private-path", place, f"names a folder of somebody's machine: {found[0][:80]}",
+    if found := local_path(text):
+        yield warning("private-path", place, f"names a folder of somebody's machine: {found[:80]}",
                       "Before you share the file: adapterhub metadata --clean-private shortens it.")  # fmt: skip
 
 

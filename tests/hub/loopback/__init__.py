@@ -12,6 +12,7 @@
         hub.requests                                # every request that came: method, path, range, authorization, status
         hub.fail(Fault(status=503, method="POST", path="/commit/", nth=1, times=2))   # see faults.py: stalls, cuts …
         hub.rename("alice/fox", "alice/vixen")      # the old name is answered with a redirect, as the Hub does
+        hub.cas, hub.xet                            # Xet: "local:///folder", which hf_xet itself plays, {sha256: hash there}
         hub.part_size, hub.page_size, hub.elsewhere # LFS parts, rows of a page, whether LFS files come from another origin
 
 The fixture gives each test a server of its own, an HF_HOME of its own, and sets huggingface_hub's constants in this process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
@@ -143,10 +144,23 @@ async def resolve(hub: LoopbackHub, request: Request, repo: str, rev: str, path:
         raise Refusal(404, "Entry not found", "EntryNotFound")
     blob = commit.files[name]
     told = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.oid}"', "Accept-Ranges": "bytes"}
+    if blob.sha256 in hub.xet:
+        route = f"{hub.endpoint}/api/models/{repo}/xet-read-token/{rev}"
+        told |= {"X-Xet-Hash": hub.xet[blob.sha256], "X-Xet-Refresh-Route": route}
     if blob.mode == LFS and hub.elsewhere:
         linked = {"X-Linked-Etag": f'"{blob.oid}"', "X-Linked-Size": str(len(blob.data))}
         return RedirectResponse(f"{hub.cdn}/cdn/{blob.sha256}?Signature=secret", 302, {**told, **linked})
     return _bytes(request, blob.data, told)
+
+
+async def xet_token(hub: LoopbackHub, request: Request, repo: str, rev: str) -> Response:
+    """Where the chunks of Xet are, in both ways that clients read it."""
+    readable(hub.repos.get(repo), who(request, hub.tokens))
+    if hub.cas is None:
+        raise Refusal(404, "no Xet here")
+    ends = int(time.time()) + 3600
+    headers = {"X-Xet-Cas-Url": hub.cas, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(ends)}
+    return JSONResponse({"casUrl": hub.cas, "accessToken": "xet", "exp": ends}, 200, headers)
 
 
 async def cdn(hub: LoopbackHub, request: Request, oid: str) -> Response:

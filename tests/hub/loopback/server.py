@@ -43,6 +43,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", f"{_MODEL}/refs", reading.refs),
     ("GET", f"{_MODEL}/commits/{_REV}", reading.commits),
     ("GET", f"{_MODEL}/auth-check(?:/write)?", writing.auth_check),
+    ("GET", f"{_MODEL}/xet-(?:read|write)-token/{_REV}", reading.xet_token),
     ("POST", f"{_MODEL}/preupload/{_REV}", writing.preupload),
     ("POST", f"{_MODEL}/commit/{_REV}", writing.commit),
     ("POST", f"{_MODEL}/branch/{_REV}", writing.branch),
@@ -87,6 +88,8 @@ class LoopbackHub:
         self.part_size: int | None = None
         self.page_size = 1000
         self.elsewhere = True
+        self.cas: str | None = None
+        self.xet: dict[str, str] = {}
         config = uvicorn.Config(
             self._answer, "127.0.0.1", 0, http=Cuttable, interface="asgi3", lifespan="off", log_level="critical"
         )

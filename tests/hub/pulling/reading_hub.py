@@ -21,6 +21,9 @@ class Hub:
     seen: list = field(default_factory=list)
     ranges: bool = True
     cut: int | None = None
+    cuts: list = field(default_factory=list)
+    """After how many bytes the next answers break off."""
+    etag: str | None = '"{}"'
     url: str = ""
 
     def paths(self):
@@ -83,8 +86,11 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
 
     def _file(self, data, headers):
-        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"} | headers
-        asked = self.headers.get("Range")
+        hub = self.server.hub
+        told = {"ETag": hub.etag.format(hashlib.sha256(data).hexdigest())} if hub.etag else {}
+        headers = told | {"Accept-Ranges": "bytes"} | headers
+        stale = self.headers.get("If-Range", headers.get("ETag")) != headers.get("ETag")
+        asked = None if stale else self.headers.get("Range")
         if asked and not data:
             return self._send(416, {"Content-Range": "bytes */0"}, b"")
         if asked and self.server.hub.ranges:
@@ -103,7 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        cut = self.server.hub.cut
+        hub = self.server.hub
+        cut = hub.cuts.pop(0) if hub.cuts else hub.cut
         self.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             self.close_connection = True

@@ -105,22 +105,6 @@ def test_the_two_files_of_peft_come_together(hub, fox, tmp_path):
     ]
 
 
-def test_a_pipeline_comes_without_the_other_formats(hub, fox, tmp_path):
-    hub.repos["alice/model"] = {
-        "model_index.json": b"{}", "unet/config.json": b"{}", "unet/a.safetensors": fox, "unet/a.fp16.safetensors": fox,
-        "unet/a.bin": fox, "vae/b.bin": fox, "README.md": b"", ".git/x.json": b"{}",
-    }  # fmt: skip
-    done = adapterhub.pull("alice/model", tmp_path / "out")
-    assert sorted(row.name for row in done.files) == [
-        "model_index.json",
-        "unet/a.safetensors",
-        "unet/config.json",
-        "vae/b.bin",
-    ]
-    assert (tmp_path / "out/unet/a.safetensors").read_bytes() == fox
-    assert done.unread
-
-
 def test_a_file_that_is_not_what_the_hub_says_is_refused_and_not_kept(hub, fox, tmp_path, monkeypatch):
     name = "pytorch_lora_weights.safetensors"
     data = fox[:-1] + b"?"

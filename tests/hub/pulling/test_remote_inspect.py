@@ -8,7 +8,11 @@ import pytest
 import adapterhub
 from adapterhub import files
 from adapterhub.cli import run
-from adapterhub.errors import MalformedFile, NeedsDownload, NoAccess, NotFound, Unreachable, UsageError
+from adapterhub.errors import MalformedFile, NeedsDownload, NoAccess, NotFound, RefusedInput, Unreachable, UsageError
+from adapterhub.hub import transport
+from adapterhub.hub.addresses import InRepository
+from adapterhub.hub.contents import ranges_of
+from adapterhub.hub.repository import repository
 from tests.hub.pulling.conftest import TOKEN
 from tests.hub.pulling.reading_hub import COMMIT
 
@@ -161,3 +165,35 @@ def test_validate_says_that_it_read_no_value(hub, style, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["problems"][-1]["code"] == "values-not-read"
     assert files.read(style).path == style
+
+
+def test_a_hub_that_is_not_encrypted_is_not_asked_unless_allowed(hub, style, tmp_path, monkeypatch):
+    hub.repos["alice/fox"] = {"style.safetensors": style.read_bytes()}
+    anywhere = hub.url.replace("127.0.0.1", "0.0.0.0")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", anywhere)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", anywhere + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    for act in (
+        lambda: adapterhub.inspect("hf://alice/fox"), lambda: adapterhub.pull("alice/fox", tmp_path / "out"),
+        lambda: adapterhub.search_hub("fox"), lambda: adapterhub.push(style, "alice/fox"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="not encrypted"):
+            act()
+    assert hub.seen == []
+    adapterhub.pull("alice/fox", tmp_path / "out", allow_http=True)
+    assert (tmp_path / "out/style.safetensors").read_bytes() == style.read_bytes()
+
+
+def test_the_hub_does_not_lead_from_an_encrypted_address_to_an_open_one(hub):
+    with pytest.raises(RefusedInput, match="not encrypted"):
+        transport._next(
+            "https://huggingface.co/a/b/resolve/main/x", "http://example.org/x", allow_http=contents_allow(hub)
+        )
+
+
+def contents_allow(hub):
+    """What files of a repository are asked with."""
+    hub.repos["alice/fox"] = {"x.safetensors": b"x"}
+    there = repository(InRepository("alice/fox"))
+    return ranges_of(there, "x.safetensors").allow_http
