@@ -98,6 +98,7 @@ if TYPE_CHECKING:
         Technique,
         TextualInversionSettings,
         Training,
+        TrainingPlan,
         TrainingSettings,
     )
 
@@ -116,7 +117,7 @@ __all__ = [
     "Nearest", "Part", "PathText", "PriorSettings", "Problem", "Pulled", "PulledFile", "Push", "PushedFile",
     "Reason", "Recipe", "Record", "RecordFile", "Redaction", "Remote", "Replay", "SidecarChange", "SidecarExport",
     "SidecarGap", "Similar", "Similarity", "Source", "Spectrum", "Step", "Sync", "Synced", "Target", "Technique",
-    "TextualInversionSettings", "Thumbnail", "Token", "TokenTable", "Told", "Training", "TrainingSettings",
+    "TextualInversionSettings", "Thumbnail", "Token", "TokenTable", "Told", "Training", "TrainingPlan", "TrainingSettings",
     "Trouble", "Unmeasured", "Validation", "Verdict", "Verification", "schema",
 ]  # fmt: skip
 
@@ -149,7 +150,7 @@ _HOMES = {
         ),
         (
             "training",
-            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings Training TrainingSettings",
+            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings Training TrainingPlan TrainingSettings",
         ),
     )
     for name in names.split()
@@ -193,6 +194,7 @@ _PUBLIC = {
     "train-lora": "LoraSettings",
     "train-hypernetwork": "HypernetworkSettings",
     "training": "Training",
+    "training-plan": "TrainingPlan",
 }
 
 

@@ -6,12 +6,12 @@ TOML file of `--config` and the schemas are these models.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from adapterhub.documents.base import Document, PathText, Problem
-from adapterhub.documents.conversion import Recipe, Target
+from adapterhub.documents.conversion import Ingredient, Recipe, Source, Target
 
 Technique = Literal["textual-inversion", "dreambooth", "lora", "hypernetwork"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -23,8 +23,15 @@ def setting(default: Any, description: str, unit: str = "", source: str = "", **
     return Field(default, description=description, json_schema_extra=told, **limits)
 
 
+Many = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0)]
+
+
 class TrainingSettings(Document):
     """What all four trainers are told."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    technique: ClassVar[Technique]
 
     base: PathText = setting(..., "the model to train on: a diffusers folder, a single file, or a Hub id")
     images: PathText = setting(..., "a folder of pictures; captions stand in NAME.txt beside them or in metadata.jsonl")
@@ -95,6 +102,13 @@ class TrainingSettings(Document):
         (), "who else is told of losses", source="accelerate"
     )
 
+    @field_validator("layouts", check_fields=False)
+    @classmethod
+    def _one_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len({*names}) < len(names):
+            raise ValueError("name one layout at least, and none twice")
+        return names
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.micro_batch is not None and self.micro_batch > self.batch:
@@ -124,6 +138,8 @@ class PriorSettings(TrainingSettings):
 
 class TextualInversionSettings(TrainingSettings):
     """Textual Inversion: new words for a frozen model."""
+
+    technique = "textual-inversion"
 
     token: str = setting(..., "the new word, which must not be in the vocabulary", pattern=r"^<[a-z0-9-]+>$")
     initial_words: str = setting(
@@ -157,6 +173,8 @@ class TextualInversionSettings(TrainingSettings):
 class LoraSettings(PriorSettings):
     """LoRA: h = W₀x + (α/r)·BAx."""
 
+    technique = "lora"
+
     rank: int = setting(16, "r, the rows of A", "r", "Hu et al. 2021, 4.1", ge=1)
     alpha: float | None = setting(
         None, "α; the rank if not given, so that its factor is 1", "α", "Hu et al. 2021, 4.1", gt=0
@@ -168,8 +186,8 @@ class LoraSettings(PriorSettings):
     text_targets: tuple[str, ...] = setting(
         (), "the same for the text encoders: attention, feed-forward, all, or patterns; not trained if not given"
     )
-    ranks: dict[str, int] = setting({}, "other ranks by pattern of module paths; the last that matches counts", "r")
-    alphas: dict[str, float] = setting({}, "other α by pattern of module paths; the last that matches counts", "α")
+    ranks: dict[str, Many] = setting({}, "other ranks by pattern of module paths; the last that matches counts", "r")
+    alphas: dict[str, Factor] = setting({}, "other α by pattern of module paths; the last that matches counts", "α")
     initialization: Literal["gaussian", "kaiming"] = setting(
         "gaussian", "of A: N(0, 1/r²), or uniform as Kohya's and Microsoft's", source="diffusers, peft; loralib"
     )
@@ -184,6 +202,8 @@ class LoraSettings(PriorSettings):
 
 class DreamBoothSettings(PriorSettings):
     """DreamBooth: a whole model learns [identifier] [class noun]."""
+
+    technique = "dreambooth"
 
     prompt: str = setting(
         ..., "what pictures without a caption show: a [identifier] [class noun]", source="Ruiz et al. 2023, 3.2"
@@ -203,6 +223,8 @@ class DreamBoothSettings(PriorSettings):
 
 class HypernetworkSettings(TrainingSettings):
     """A1111's hypernetwork: small nets that change what attention makes its keys and values of."""
+
+    technique = "hypernetwork"
 
     prompt: str | None = setting(None, "what pictures without a caption show")
     widths: Literal["all", "text"] | tuple[int, ...] = setting(
@@ -229,10 +251,30 @@ class HypernetworkSettings(TrainingSettings):
     learning_rate: float = setting(1e-5, "of the optimizer, not scaled by anything", "per step", "A1111", gt=0)
 
 
+class TrainingPlan(Document):
+    """What a training would do, everything before its first step being done and in order."""
+
+    technique: Technique = Field(description="what would be trained")
+    architecture: str = Field(description="of the base")
+    base: Ingredient = Field(description="the model that would be trained on")
+    steps: int = Field(description="optimizer steps that are left")
+    batch: int = Field(description="pictures a step")
+    resolution: int = Field(description="the side of the square that pictures are brought to, in pixels")
+    images: int = Field(description="pictures of the subject")
+    captions: int = Field(description="different captions")
+    class_images: int = Field(description="pictures of the class; 0 without prior preservation")
+    to_draw: int = Field(description="pictures of the class that the base would draw first")
+    trained: int = Field(description="numbers that would be trained")
+    size: int = Field(description="bytes of what is trained as it is stored; of a whole model all of it")
+    processes: int = Field(description="processes that would train")
+    problems: list[Problem] = Field(description="what is odd about the pictures")
+
+
 class Training(Document):
     """What a training made."""
 
     technique: Technique = Field(description="what was trained")
+    base: Source = Field(description="the model that was trained on, as it was given")
     files: list[Target] = Field(
         description="what was written, the first made by training, the others converted from it"
     )

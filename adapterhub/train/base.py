@@ -23,6 +23,7 @@ from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedIn
 from adapterhub.fingerprint import fingerprint
 from adapterhub.operations.convert import convert
 from adapterhub.operations.digests import digest_of
+from adapterhub.operations.recipe import named
 
 transformers.utils.logging.set_verbosity_error()  # it says of every model what it falls back to
 transformers.utils.logging.disable_progress_bar()
@@ -81,7 +82,9 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
                 raise RefusedInput(f"{source}: the base is of the architecture {architecture}, and this trainer knows "
                                    f"{', '.join(architectures)}")  # fmt: skip
             ingredient = Ingredient(
-                name=path.resolve().name, sha256=digest_of(package), fingerprint=fingerprint(reading.adapter)
+                name=named(path) if Path(source).exists() else source,
+                sha256=digest_of(package),
+                fingerprint=fingerprint(reading.adapter),
             )
         folder = path
         if not _is_plain(path):
@@ -138,6 +141,9 @@ def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
         raise RefusedInput(
             f"{folder}: the model cannot be loaded: {error}", mend="adapterhub validate says what is wrong with it."
         ) from error
+    if base.unet.config.in_channels != base.vae.config.latent_channels:
+        raise RefusedInput(f"{folder}: its UNet takes {base.unet.config.in_channels} channels, and a latent has "
+                           f"{base.vae.config.latent_channels}: inpainting and the like are not trained here")  # fmt: skip
     for module in base.modules().values():
         module.requires_grad_(False).eval()
     return base

@@ -8,6 +8,7 @@ x_pr are pictures that the frozen base draws of the class with an ancestral samp
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,13 +16,14 @@ from PIL import Image
 
 from adapterhub.documents import PriorSettings
 from adapterhub.errors import UsageError
+from adapterhub.train import rehearsal
 from adapterhub.train.base import Base
+from adapterhub.train.beginning import CLASS
 from adapterhub.train.concept import Concept, ensure_short, sampling_of
 from adapterhub.train.pictures import load
 from adapterhub.train.randomness import number
 from adapterhub.train.samples import drawn, pipeline
 
-FOLDER = "class"
 _TELLING = "class.json"
 
 
@@ -29,8 +31,10 @@ def prior(settings: PriorSettings, base: Base, accelerator: Accelerator) -> list
     """The pictures of the class, weighing λ; none without a class prompt. UsageError where fewer are given than asked for."""
     if settings.class_prompt is None:
         return []
+    if rehearsal.is_on() and settings.class_images is None:
+        return []
     folder = Path(settings.class_images) if settings.class_images else _generated(settings, base, accelerator)
-    pictures = load(folder, captions=False)
+    pictures = load(folder, captions=False, side=sampling_of(settings, base).side)
     if len(pictures) < settings.class_count:
         raise UsageError(f"{folder}: {len(pictures)} pictures of the class, and {settings.class_count} were asked for",
                          mend=f"Add some, or give --class-count {len(pictures)}.")  # fmt: skip
@@ -46,15 +50,14 @@ def prior(settings: PriorSettings, base: Base, accelerator: Accelerator) -> list
 
 def _generated(settings: PriorSettings, base: Base, accelerator: Accelerator) -> Path:
     """Pictures drawn by the base, before anything is attached to it; those of an earlier run only if they were drawn alike."""
-    folder = Path(settings.output) / FOLDER
+    folder = Path(settings.output) / CLASS
     side = sampling_of(settings, base).side
     told = {"prompt": settings.class_prompt, "base": base.ingredient.sha256, "seed": settings.seed, "count": settings.class_count,
             "steps": settings.sample_steps, "guidance": settings.guidance, "side": side}  # fmt: skip
     if accelerator.is_main_process and _told(folder) != told:
         pictures = _drawn(settings, base, accelerator, side)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            path.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         for index, picture in enumerate(pictures):
             picture.save(folder / f"{index:04}.png")
         (folder / _TELLING).write_text(json.dumps(told, indent=1), "utf-8")
@@ -72,7 +75,8 @@ def _told(folder: Path) -> object:
 def _drawn(settings: PriorSettings, base: Base, accelerator: Accelerator, side: int) -> list[Image.Image]:
     for module in base.modules().values():
         module.to(accelerator.device)
-    pipe = pipeline(base, zero_terminal_snr=settings.zero_terminal_snr)
+    velocity = None if settings.prediction is None else settings.prediction == "v_prediction"
+    pipe = pipeline(base, velocity=velocity)  # as it is: it has not learned another schedule yet
     seeds = [number(settings.seed, "class", index) & 0xFFFF_FFFF for index in range(settings.class_count)]
     return drawn(pipe, [str(settings.class_prompt)] * len(seeds), seeds, steps=settings.sample_steps, guidance=settings.guidance,
                  side=side, eta=1.0)  # fmt: skip

@@ -16,15 +16,18 @@ import adapterhub.architectures as architectures
 import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Adapter, Kind
-from adapterhub.documents import Problem, Recipe, Target, Technique, Training
+from adapterhub.documents import Problem, Recipe, Source, Target, Technique, Training
+from adapterhub.errors import LossyConversion
 from adapterhub.layouts.base import Form
 from adapterhub.metadata import HASHED, renewed
 from adapterhub.operations.convert import convert
-from adapterhub.operations.recipe import FIELD, as_text
+from adapterhub.operations.problems import error
+from adapterhub.operations.recipe import FIELD, as_text, named
 from adapterhub.operations.validate import validate
 from adapterhub.tensors import LazyTensor, from_bytes
 from adapterhub.train import samples, state
 from adapterhub.train.loop import Loop
+from adapterhub.train.rehearsal import small
 from adapterhub.train.settings import shown
 
 TRAINED = "adapterhub.training"
@@ -40,6 +43,8 @@ class Made:
     adapter: Adapter
     layouts: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    """What is said beside what validate finds."""
 
     @property
     def folder(self) -> Path:
@@ -84,7 +89,12 @@ def written(made: Made) -> Iterator[Target]:
     yield _target(first, layout.name, digests)
     for name in made.layouts[1:]:
         path = made.folder / made.name(name)
-        done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
+        try:
+            done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
+        except LossyConversion as loss:  # what was trained is there, and every other layout
+            made.problems.append(error("not-written", name, f"the result has no place in the layout {name}: {loss.message}",
+                                       f"adapterhub convert --to {name} --allow-loss writes what has."))  # fmt: skip
+            continue
         yield done.target
 
 
@@ -98,7 +108,7 @@ def _metadata(made: Made) -> dict[str, str]:
     told = {"technique": made.technique, "settings": shown(settings), "data": loop.data, "loss": mean_loss(loop.losses)}
     fields = {
         **made.facts,
-        "ss_output_name": made.folder.resolve().name,
+        "ss_output_name": named(made.folder),
         "ss_max_train_steps": str(settings.steps),
         "ss_steps": str(settings.steps),
         "ss_learning_rate": str(settings.learning_rate),
@@ -110,7 +120,7 @@ def _metadata(made: Made) -> dict[str, str]:
         TRAINED: json.dumps(told),
         FIELD: as_text(made.recipe),
     }
-    return renewed(fields, architectures.get(made.adapter.architecture), made.folder.resolve().name, made.adapter.kind)
+    return renewed(fields, architectures.get(made.adapter.architecture), named(made.folder), made.adapter.kind)
 
 
 def mean_loss(losses: Sequence[float]) -> float | None:
@@ -131,6 +141,7 @@ def report(made: Made, targets: Sequence[Target]) -> Training:
     loop.accelerator.wait_for_everyone()
     return Training(
         technique=made.technique,
+        base=Source(path=loop.settings.base, sha256=loop.base.ingredient.sha256),
         files=list(targets),
         steps=len(loop.losses),
         loss=mean_loss(loop.losses),
@@ -138,11 +149,7 @@ def report(made: Made, targets: Sequence[Target]) -> Training:
         images=len(loop.concepts[0].pictures),
         processes=loop.processes,
         samples=[str(path) for path in pictures],
-        problems=[problem for target in targets for problem in _problems(made, Path(target.path))],
+        problems=[*small(loop), *made.problems, *(one for target in targets for one in validate(target.path).problems)],
         recipe=made.recipe,
         seconds=round(time.perf_counter() - loop.began, 3),
     )
-
-
-def _problems(made: Made, path: Path) -> list[Problem]:
-    return validate(path).problems
