@@ -97,7 +97,8 @@ class Loop:
         if settings.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             for encoder in base.encoders.values():
-                encoder.gradient_checkpointing_enable()
+                # renamed in transformers 5
+                getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
         self.optimizer, self.schedule = optimizer.made(settings, self.parameters.values())
         # SDXL reads its first text encoder below its last layer: what is trained there gets no gradient
         self.accelerator.allow_unused(base.architecture == "sdxl" and self.conditioner.is_trained)

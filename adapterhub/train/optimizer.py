@@ -19,7 +19,10 @@ def made(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> tupl
     """The optimizer that the settings name, and its schedule. UsageError where they cannot be made."""
     optimizer = _optimizer(settings, list(parameters))
     try:
-        return optimizer, get_scheduler(settings.schedule, optimizer, settings.warmup, settings.steps)
+        schedule = get_scheduler(
+            settings.schedule, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps
+        )
+        return optimizer, schedule
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the schedule {settings.schedule} cannot be made: {error}", mend="Give another --schedule or --warmup."
