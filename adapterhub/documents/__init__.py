@@ -93,8 +93,11 @@ if TYPE_CHECKING:
     from adapterhub.documents.training import (
         DreamBoothSettings,
         HypernetworkSettings,
+        Identifier,
+        Identifiers,
         LoraSettings,
         PriorSettings,
+        RareToken,
         Technique,
         TextualInversionSettings,
         Training,
@@ -110,11 +113,11 @@ __all__ = [
     "Diagnosis", "Difference", "Document", "DreamBoothSettings", "Duplicates", "EnergyShare", "Exactness",
     "ExportHead", "Exported", "ExportedFile", "ExportedParent", "ExportedRecipe", "ExportedRecord", "Failure",
     "Fault", "Fidelity", "FieldChange", "FileStamp", "Finding", "Forecast", "Group", "Hashes", "HeaderMetadata",
-    "HeatMap", "HubModel", "HubSearch", "HypernetworkSettings", "HypernetworkStructure", "Imported", "Indexing",
+    "HeatMap", "HubModel", "HubSearch", "HypernetworkSettings", "HypernetworkStructure", "Identifier", "Identifiers", "Imported", "Indexing",
     "Ingredient", "Inspection", "LayoutInfo", "LedgerEntry", "Lineage", "ListedTensor", "Lock", "Locked",
     "LoraSettings", "Member", "Misfit", "ModelFit", "ModuleDifference", "ModuleSpectrum", "NearToken", "NearVector",
     "Nearest", "Part", "PathText", "PriorSettings", "Problem", "Pulled", "PulledFile", "Push", "PushedFile",
-    "Reason", "Recipe", "Record", "RecordFile", "Redaction", "Remote", "Replay", "SidecarChange", "SidecarExport",
+    "RareToken", "Reason", "Recipe", "Record", "RecordFile", "Redaction", "Remote", "Replay", "SidecarChange", "SidecarExport",
     "SidecarGap", "Similar", "Similarity", "Source", "Spectrum", "Step", "Sync", "Synced", "Target", "Technique",
     "TextualInversionSettings", "Thumbnail", "Token", "TokenTable", "Told", "Training", "TrainingSettings",
     "Trouble", "Unmeasured", "Validation", "Verdict", "Verification", "schema",
@@ -149,7 +152,7 @@ _HOMES = {
         ),
         (
             "training",
-            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings Training TrainingSettings",
+            "DreamBoothSettings HypernetworkSettings Identifier Identifiers LoraSettings PriorSettings RareToken Technique TextualInversionSettings Training TrainingSettings",
         ),
     )
     for name in names.split()
@@ -193,6 +196,7 @@ _PUBLIC = {
     "train-lora": "LoraSettings",
     "train-hypernetwork": "HypernetworkSettings",
     "training": "Training",
+    "identifiers": "Identifiers",
 }
 
 

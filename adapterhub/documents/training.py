@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from adapterhub.documents.base import Document, PathText, Problem
+from adapterhub.documents.comparison import NearToken
 from adapterhub.documents.conversion import Recipe, Target
 
 Technique = Literal["textual-inversion", "dreambooth", "lora", "hypernetwork"]
@@ -194,6 +195,9 @@ class DreamBoothSettings(PriorSettings):
     layouts: tuple[Literal["diffusers", "single-file"], ...] = setting(
         ("diffusers",), "the layouts that the result is written in"
     )
+    dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None, "of the trained weights in the result; that which the base has them in if not given"
+    )
     extract_rank: int | None = setting(None, "also write what was learned as a LoRA of this rank", "r", ge=1)
     steps: int = setting(800, "optimizer steps", "steps", "Ruiz et al. 2023 (about 1000)", ge=1)
     learning_rate: float = setting(
@@ -245,3 +249,33 @@ class Training(Document):
     problems: list[Problem] = Field(description="what validate says of the results")
     recipe: Recipe = Field(description="how it was made; it stands in the files, too")
     seconds: float = Field(description="wall time of this run")
+
+
+class RareToken(Document):
+    """What an identifier is to one text encoder."""
+
+    component: str = Field(description="the text encoder")
+    id: int = Field(description="the number of its token")
+    rank: float = Field(
+        description="the share of the vocabulary that is more frequent: tokens are numbered by merge rank"
+    )
+    length: float = Field(description="the norm of its vector, as a multiple of the median of all")
+    nearest: list[NearToken] = Field(description="the tokens of the largest cosine, the nearest first")
+
+
+class Identifier(Document):
+    """A word that a model has hardly ever read."""
+
+    text: str = Field(description="what stands in the prompt")
+    prior: float = Field(
+        description="the largest cosine between its vector and another token's: the lower, the less it means"
+    )
+    tokens: list[RareToken] = Field(description="what it is to each text encoder")
+
+
+class Identifiers(Document):
+    """Words for [identifier]: `adapterhub train dreambooth --find-identifier`."""
+
+    base: PathText = Field(description="the model, as it was given")
+    candidates: int = Field(description="words that are rare, one token, and come out of the tokenizer as they went in")
+    identifiers: list[Identifier] = Field(description="some of them, the one with the weakest prior first")

@@ -25,6 +25,10 @@ def begun(settings: TrainingSettings, *, resume: bool = False, force: bool = Fal
     A folder that holds something is refused unless the training is to `resume` there, or begins anew by `force`.
     """
     folder = Path(settings.output)
+    for name in ("base", "images"):
+        if Path(getattr(settings, name)).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{name} lies in {folder}, where results take the place of what is there",
+                             mend="Give another output folder.")  # fmt: skip
     if folder.exists() and not folder.is_dir():
         raise OutputExists(folder)
     if not resume and not force and folder.is_dir() and any(folder.iterdir()):

@@ -20,9 +20,9 @@ from adapterhub.documents import Problem, Recipe, Target, Technique, Training
 from adapterhub.layouts.base import Form
 from adapterhub.metadata import HASHED, renewed
 from adapterhub.operations.convert import convert
-from adapterhub.operations.recipe import FIELD, as_text
+from adapterhub.operations.recipe import FIELD, as_text, respelled
 from adapterhub.operations.validate import validate
-from adapterhub.tensors import LazyTensor, from_bytes
+from adapterhub.tensors import LazyTensor
 from adapterhub.train import samples, state
 from adapterhub.train.loop import Loop
 from adapterhub.train.settings import shown
@@ -33,13 +33,14 @@ TRAINED = "adapterhub.training"
 
 @dataclass(frozen=True)
 class Made:
-    """What a `technique` made: an adapter, the `layouts` that it goes into, and more fields of metadata."""
+    """What a `technique` made: an adapter, the `layouts` that it goes into, more fields of metadata, and what was odd before."""
 
     technique: Technique
     loop: Loop
     adapter: Adapter
     layouts: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
 
     @property
     def folder(self) -> Path:
@@ -60,9 +61,9 @@ class Made:
 
 
 def stored(tensor: Tensor) -> LazyTensor:
-    """A tensor as files hold it, in float32."""
+    """A tensor as files hold it, in float32; its bytes are taken when they are written."""
     plain = tensor.detach().to("cpu", torch.float32).contiguous()
-    return from_bytes("F32", tuple(plain.shape), plain.numpy().tobytes())
+    return LazyTensor("F32", tuple(plain.shape), lambda: (plain.numpy().tobytes(),))
 
 
 def finish(made: Made) -> Training:
@@ -78,13 +79,14 @@ def written(made: Made) -> Iterator[Target]:
     kind, first = made.adapter.kind, made.folder / made.name(made.layouts[0])
     layout = layouts.get(made.layouts[0], kind)
     form = Form(next(iter(layout.containers.values())), first.stem)
-    adapter = made.adapter.with_metadata(_metadata(made))
+    adapter = made.adapter.with_metadata(metadata(made))
     encoded = layout.encode(adapter) if kind is Kind.LORA else layout.encode(adapter, form)  # type: ignore[attr-defined] # by kind
     digests = files.write(encoded.package, first, force=True, hashed=HASHED)
     yield _target(first, layout.name, digests)
     for name in made.layouts[1:]:
         path = made.folder / made.name(name)
-        done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
+        with respelled():
+            done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
         yield done.target
 
 
@@ -92,7 +94,7 @@ def _target(path: Path, layout: str, digests: Mapping[str, str | None]) -> Targe
     return Target(path=str(path), sha256=next(iter(digests.values())) if path.is_file() else None, layout=layout)
 
 
-def _metadata(made: Made) -> dict[str, str]:
+def metadata(made: Made) -> dict[str, str]:
     """What readers filter by, what Kohya's files tell of a training, and all of it in our own field."""
     settings, loop = made.loop.settings, made.loop
     told = {"technique": made.technique, "settings": shown(settings), "data": loop.data, "loss": mean_loss(loop.losses)}
@@ -138,11 +140,7 @@ def report(made: Made, targets: Sequence[Target]) -> Training:
         images=len(loop.concepts[0].pictures),
         processes=loop.processes,
         samples=[str(path) for path in pictures],
-        problems=[problem for target in targets for problem in _problems(made, Path(target.path))],
+        problems=[*made.problems, *(problem for target in targets for problem in validate(Path(target.path)).problems)],
         recipe=made.recipe,
         seconds=round(time.perf_counter() - loop.began, 3),
     )
-
-
-def _problems(made: Made, path: Path) -> list[Problem]:
-    return validate(path).problems
