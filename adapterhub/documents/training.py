@@ -1,4 +1,4 @@
-"""What a training is told, and what came of it.
+"""What a training is told.
 
 Every setting says its unit, where it comes from and what it is if nobody says otherwise; the flags of `adapterhub train`, the
 TOML file of `--config` and the schemas are these models.
@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from adapterhub.documents.base import Document, PathText, Problem
-from adapterhub.documents.conversion import Ingredient, Recipe, Source, Target
+from adapterhub.documents.base import Document, PathText
 
 Technique = Literal["textual-inversion", "dreambooth", "lora", "hypernetwork"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -214,6 +213,9 @@ class DreamBoothSettings(PriorSettings):
     layouts: tuple[Literal["diffusers", "single-file"], ...] = setting(
         ("diffusers",), "the layouts that the result is written in"
     )
+    dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None, "of the trained weights in the result; that which the base has them in if not given"
+    )
     extract_rank: int | None = setting(None, "also write what was learned as a LoRA of this rank", "r", ge=1)
     steps: int = setting(800, "optimizer steps", "steps", "Ruiz et al. 2023 (about 1000)", ge=1)
     learning_rate: float = setting(
@@ -249,41 +251,3 @@ class HypernetworkSettings(TrainingSettings):
     layouts: tuple[str, ...] = setting(("a1111", "safetensors"), "the layouts that the result is written in")
     steps: int = setting(10000, "optimizer steps", "steps", "A1111's practice", ge=1)
     learning_rate: float = setting(1e-5, "of the optimizer, not scaled by anything", "per step", "A1111", gt=0)
-
-
-class TrainingPlan(Document):
-    """What a training would do, everything before its first step being done and in order."""
-
-    technique: Technique = Field(description="what would be trained")
-    architecture: str = Field(description="of the base")
-    base: Ingredient = Field(description="the model that would be trained on")
-    steps: int = Field(description="optimizer steps that are left")
-    batch: int = Field(description="pictures a step")
-    resolution: int = Field(description="the side of the square that pictures are brought to, in pixels")
-    images: int = Field(description="pictures of the subject")
-    captions: int = Field(description="different captions")
-    class_images: int = Field(description="pictures of the class; 0 without prior preservation")
-    to_draw: int = Field(description="pictures of the class that the base would draw first")
-    trained: int = Field(description="numbers that would be trained")
-    size: int = Field(description="bytes of what is trained as it is stored; of a whole model all of it")
-    processes: int = Field(description="processes that would train")
-    problems: list[Problem] = Field(description="what is odd about the pictures")
-
-
-class Training(Document):
-    """What a training made."""
-
-    technique: Technique = Field(description="what was trained")
-    base: Source = Field(description="the model that was trained on, as it was given")
-    files: list[Target] = Field(
-        description="what was written, the first made by training, the others converted from it"
-    )
-    steps: int = Field(description="how many were made, those before a resumption included")
-    loss: float | None = Field(description="the mean of the last tenth of steps; null where there were none")
-    trained: int = Field(description="numbers that were trained")
-    images: int = Field(description="pictures of the subject")
-    processes: int = Field(description="processes that trained")
-    samples: list[PathText] = Field(description="pictures of samples, and of the loss")
-    problems: list[Problem] = Field(description="what validate says of the results")
-    recipe: Recipe = Field(description="how it was made; it stands in the files, too")
-    seconds: float = Field(description="wall time of this run")

@@ -21,6 +21,7 @@ from adapterhub.adapter import Kind
 from adapterhub.documents import Ingredient
 from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedInput
 from adapterhub.fingerprint import fingerprint
+from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.operations.convert import convert
 from adapterhub.operations.digests import digest_of
 from adapterhub.operations.recipe import named
@@ -70,7 +71,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
 
     A single file, and a folder that holds pickles, are converted first, which reads them without executing them.
     """
-    path = _here(source)
+    path = here(source)
     with TemporaryDirectory(prefix="adapterhub-base-") as temporary:
         with files.read(path) as package:
             identity = layouts.identify(package)
@@ -93,7 +94,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
         yield _loaded(folder, architecture, ingredient)
 
 
-def _here(source: str) -> Path:
+def here(source: str) -> Path:
     """The path, or where the Hub's files were put."""
     if (path := Path(source)).exists():
         return path
@@ -109,11 +110,11 @@ def _here(source: str) -> Path:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether it is a folder of safetensors as diffusers saves it."""
+    """Whether it is a folder of safetensors as diffusers saves it, and not of a variant alone."""
     if not path.is_dir():
         return False
-    parts = [part for part in path.iterdir() if part.is_dir() and part.name in ("unet", "vae", *ENCODERS)]
-    return all(any(part.glob("*.safetensors")) for part in parts)
+    parts = [path / file for name, file in FILES.items() if (path / name).is_dir()]
+    return all(part.is_file() or part.with_name(f"{part.name}.index.json").is_file() for part in parts)
 
 
 def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:

@@ -57,12 +57,21 @@ def begun(settings: TrainingSettings, *, resume: bool = False, force: bool = Fal
     A folder that holds something is refused unless the training is to `resume` there, or begins anew by `force`.
     """
     folder = Path(settings.output)
+    for name in ("base", "images"):
+        if Path(getattr(settings, name)).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{name} lies in {folder}, where results take the place of what is there",
+                             mend="Give another output folder.")  # fmt: skip
     _ensure_free(folder, resume=resume, force=force)
     _ensure_known(settings)
     AcceleratorState._reset_state()  # of an earlier training in this process, whose precision may have been another
+    yield _accelerated(settings, resumes=resume)
+
+
+def _accelerated(settings: TrainingSettings, *, resumes: bool) -> Run:
+    """UsageError for what the machine cannot do, and for processes that share one model."""
     try:
         accelerator = Run(
-            resumes=resume,
+            resumes=resumes,
             mixed_precision=settings.precision,
             log_with=list(settings.trackers) or None,
             project_dir=settings.output,
@@ -74,7 +83,7 @@ def begun(settings: TrainingSettings, *, resume: bool = False, force: bool = Fal
         raise UsageError(f"{accelerator.distributed_type.value} is not supported: every process has the whole model here",
                          mend="Start with torchrun.")  # fmt: skip
     accelerator.wait_for_everyone()  # every process has looked at the folder before one writes into it
-    yield accelerator
+    return accelerator
 
 
 def _ensure_free(folder: Path, *, resume: bool, force: bool) -> None:

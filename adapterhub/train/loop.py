@@ -218,9 +218,7 @@ class Loop:
         self.denoiser.eval()
         try:
             with self.accelerator.autocast():
-                return samples.sheet(
-                    self.settings, self.base, self.prompts(), self.sampling.side, step, velocity=self.objective.velocity
-                )
+                return samples.sheet(self.settings, self.base, self.prompts(), self.sampling.side, step)
         finally:
             self.denoiser.train()
 

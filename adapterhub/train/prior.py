@@ -8,7 +8,6 @@ x_pr are pictures that the frozen base draws of the class with an ancestral samp
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -16,6 +15,8 @@ from PIL import Image
 
 from adapterhub.documents import PriorSettings
 from adapterhub.errors import UsageError
+from adapterhub.files import publishing
+from adapterhub.files.source import machine
 from adapterhub.train import rehearsal
 from adapterhub.train.base import Base
 from adapterhub.train.beginning import CLASS
@@ -28,8 +29,10 @@ _TELLING = "class.json"
 
 
 def prior(settings: PriorSettings, base: Base, accelerator: Accelerator) -> list[Concept]:
-    """The pictures of the class, weighing λ; none without a class prompt. UsageError where fewer are given than asked for."""
-    if settings.class_prompt is None:
+    """The pictures of the class, weighing λ; none without a class prompt, or with a λ of 0. UsageError where fewer are given than
+    asked for.
+    """
+    if settings.class_prompt is None or not settings.prior_weight:
         return []
     if rehearsal.is_on() and settings.class_images is None:
         return []
@@ -49,18 +52,25 @@ def prior(settings: PriorSettings, base: Base, accelerator: Accelerator) -> list
 
 
 def _generated(settings: PriorSettings, base: Base, accelerator: Accelerator) -> Path:
-    """Pictures drawn by the base, before anything is attached to it; those of an earlier run only if they were drawn alike."""
+    """Pictures drawn by the base, before anything is attached to it; those of an earlier run only if they were drawn alike.
+
+    UsageError where other pictures lie in their place.
+    """
     folder = Path(settings.output) / CLASS
+    if folder.exists() and _told(folder) is None:
+        raise UsageError(f"{folder} holds what no training has drawn, and pictures of the class would take its place",
+                         mend="Give --class-images to use these, or another output folder.")  # fmt: skip
     side = sampling_of(settings, base).side
     told = {"prompt": settings.class_prompt, "base": base.ingredient.sha256, "seed": settings.seed, "count": settings.class_count,
-            "steps": settings.sample_steps, "guidance": settings.guidance, "side": side}  # fmt: skip
+            "steps": settings.sample_steps, "guidance": settings.guidance, "side": side, "prediction": settings.prediction}  # fmt: skip
+    accelerator.wait_for_everyone()  # every process has looked at the folder before one writes into it
     if accelerator.is_main_process and _told(folder) != told:
         pictures = _drawn(settings, base, accelerator, side)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for index, picture in enumerate(pictures):
-            picture.save(folder / f"{index:04}.png")
-        (folder / _TELLING).write_text(json.dumps(told, indent=1), "utf-8")
+        with publishing.unpublished_folder(folder) as (temporary, _), machine("write", folder):
+            for index, picture in enumerate(pictures):
+                picture.save(temporary / f"{index:04}.png")
+            (temporary / _TELLING).write_text(json.dumps(told, indent=1), "utf-8")
+            publishing.publish_folder(temporary, folder, force=True)
     accelerator.wait_for_everyone()
     return folder
 
@@ -75,8 +85,9 @@ def _told(folder: Path) -> object:
 def _drawn(settings: PriorSettings, base: Base, accelerator: Accelerator, side: int) -> list[Image.Image]:
     for module in base.modules().values():
         module.to(accelerator.device)
-    velocity = None if settings.prediction is None else settings.prediction == "v_prediction"
-    pipe = pipeline(base, velocity=velocity)  # as it is: it has not learned another schedule yet
+    pipe = pipeline(
+        base, settings.model_copy(update={"zero_terminal_snr": False})
+    )  # it has learned no other schedule yet
     seeds = [number(settings.seed, "class", index) & 0xFFFF_FFFF for index in range(settings.class_count)]
     return drawn(pipe, [str(settings.class_prompt)] * len(seeds), seeds, steps=settings.sample_steps, guidance=settings.guidance,
                  side=side, eta=1.0)  # fmt: skip

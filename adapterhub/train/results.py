@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from adapterhub.layouts.base import Form
 from adapterhub.metadata import HASHED, renewed
 from adapterhub.operations.convert import convert
 from adapterhub.operations.problems import error
-from adapterhub.operations.recipe import FIELD, as_text, named
+from adapterhub.operations.recipe import FIELD, as_text, named, respelled
 from adapterhub.operations.validate import validate
-from adapterhub.tensors import LazyTensor, from_bytes
+from adapterhub.tensors import LazyTensor
 from adapterhub.train import samples, state
 from adapterhub.train.loop import Loop
 from adapterhub.train.rehearsal import small
@@ -36,15 +36,14 @@ TRAINED = "adapterhub.training"
 
 @dataclass(frozen=True)
 class Made:
-    """What a `technique` made: an adapter, the `layouts` that it goes into, and more fields of metadata."""
+    """What a `technique` made: an adapter, the `layouts` that it goes into, more fields of metadata, and what was odd before."""
 
     technique: Technique
     loop: Loop
     adapter: Adapter
     layouts: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    """What is said beside what validate finds."""
+    problems: Sequence[Problem] = ()
 
     @property
     def folder(self) -> Path:
@@ -65,9 +64,9 @@ class Made:
 
 
 def stored(tensor: Tensor) -> LazyTensor:
-    """A tensor as files hold it, in float32."""
+    """A tensor as files hold it, in float32; its bytes are taken when they are written."""
     plain = tensor.detach().to("cpu", torch.float32).contiguous()
-    return from_bytes("F32", tuple(plain.shape), plain.numpy().tobytes())
+    return LazyTensor("F32", tuple(plain.shape), lambda: (plain.numpy().tobytes(),))
 
 
 def finish(made: Made) -> Training:
@@ -75,25 +74,28 @@ def finish(made: Made) -> Training:
 
     Every process gets the report; the first one writes. The states of the training go last of all.
     """
-    return report(made, list(written(made)) if made.loop.accelerator.is_main_process else [])
+    done = list(written(made)) if made.loop.accelerator.is_main_process else []
+    lost = [one for one in done if isinstance(one, Problem)]
+    return report(replace(made, problems=[*made.problems, *lost]), [one for one in done if isinstance(one, Target)])
 
 
-def written(made: Made) -> Iterator[Target]:
-    """The files of an adapter, each told when it is there."""
+def written(made: Made) -> Iterator[Target | Problem]:
+    """The files of an adapter, each told when it is there; or why one is not."""
     kind, first = made.adapter.kind, made.folder / made.name(made.layouts[0])
     layout = layouts.get(made.layouts[0], kind)
     form = Form(next(iter(layout.containers.values())), first.stem)
-    adapter = made.adapter.with_metadata(_metadata(made))
+    adapter = made.adapter.with_metadata(metadata(made))
     encoded = layout.encode(adapter) if kind is Kind.LORA else layout.encode(adapter, form)  # type: ignore[attr-defined] # by kind
     digests = files.write(encoded.package, first, force=True, hashed=HASHED)
     yield _target(first, layout.name, digests)
     for name in made.layouts[1:]:
         path = made.folder / made.name(name)
         try:
-            done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
+            with respelled():
+                done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
         except LossyConversion as loss:  # what was trained is there, and every other layout
-            made.problems.append(error("not-written", name, f"the result has no place in the layout {name}: {loss.message}",
-                                       f"adapterhub convert --to {name} --allow-loss writes what has."))  # fmt: skip
+            yield error("not-written", name, f"the result has no place in the layout {name}: {loss.message}",
+                        f"adapterhub convert --to {name} --allow-loss writes what has.")  # fmt: skip
             continue
         yield done.target
 
@@ -102,7 +104,7 @@ def _target(path: Path, layout: str, digests: Mapping[str, str | None]) -> Targe
     return Target(path=str(path), sha256=next(iter(digests.values())) if path.is_file() else None, layout=layout)
 
 
-def _metadata(made: Made) -> dict[str, str]:
+def metadata(made: Made) -> dict[str, str]:
     """What readers filter by, what Kohya's files tell of a training, and all of it in our own field."""
     settings, loop = made.loop.settings, made.loop
     told = {"technique": made.technique, "settings": shown(settings), "data": loop.data, "loss": mean_loss(loop.losses)}

@@ -21,15 +21,9 @@ _MARGIN, _LINE = 4, 14
 """Pixels around pictures in a grid, and of a line of text."""
 
 
-def pipeline(base: Base, *, zero_terminal_snr: bool = False, velocity: bool | None = None) -> Any:
-    """diffusers' pipeline of the parts of `base`, whatever has been attached to them, with DDIM; `velocity` says what is predicted,
-    if that is not what its scheduler says.
-    """
-    changes: dict[str, Any] = {"clip_sample": False}
-    if velocity is not None:
-        changes["prediction_type"] = "v_prediction" if velocity else "epsilon"
-    if zero_terminal_snr:
-        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}  # Lin et al. 2023, 3.3
+def pipeline(base: Base, settings: TrainingSettings) -> Any:
+    """diffusers' pipeline of the parts of `base`, whatever has been attached to them, with DDIM."""
+    changes = {"clip_sample": False, **scheduling(settings)}
     parts: dict[str, Any] = {"unet": base.unet, "vae": base.vae, **base.encoders,
                              "scheduler": diffusers.DDIMScheduler.from_config(base.scheduler.config, **changes)}  # fmt: skip
     parts |= {name.replace("text_encoder", "tokenizer"): one for name, one in base.tokenizers.items()}
@@ -41,6 +35,14 @@ def pipeline(base: Base, *, zero_terminal_snr: bool = False, velocity: bool | No
         )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def scheduling(settings: TrainingSettings) -> dict[str, Any]:
+    """What a scheduler must be told of a model that was trained with these settings (zero terminal SNR: Lin et al. 2023, 3.3)."""
+    told: dict[str, Any] = {"prediction_type": settings.prediction} if settings.prediction else {}
+    return told | (
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if settings.zero_terminal_snr else {}
+    )
 
 
 @torch.no_grad()
@@ -108,17 +110,9 @@ def curve(losses: Sequence[float], path: Path, size: tuple[int, int] = (640, 320
     return path
 
 
-def sheet(
-    settings: TrainingSettings,
-    base: Base,
-    prompts: Sequence[str],
-    side: int,
-    step: int,
-    *,
-    velocity: bool | None = None,
-) -> Path:
+def sheet(settings: TrainingSettings, base: Base, prompts: Sequence[str], side: int, step: int) -> Path:
     """The grid of `prompts` that the model draws after `step`, with the seeds 0, 1, … as long as training goes on."""
-    pipe = pipeline(base, zero_terminal_snr=settings.zero_terminal_snr, velocity=velocity)
+    pipe = pipeline(base, settings)
     seeds = list(range(settings.sample_count))
     rows = [(prompt, drawn(pipe, [prompt] * len(seeds), seeds, steps=settings.sample_steps, guidance=settings.guidance, side=side))
             for prompt in prompts]  # fmt: skip
