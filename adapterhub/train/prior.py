@@ -66,6 +66,7 @@ def _generated(settings: PriorSettings, base: Base, accelerator: Accelerator) ->
     accelerator.wait_for_everyone()  # every process has looked at the folder before one writes into it
     if accelerator.is_main_process and _told(folder) != told:
         pictures = _drawn(settings, base, accelerator, side)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with publishing.unpublished_folder(folder) as (temporary, _), machine("write", folder):
             for index, picture in enumerate(pictures):
                 picture.save(temporary / f"{index:04}.png")
