@@ -79,6 +79,8 @@ def _accelerated(settings: TrainingSettings, *, resumes: bool) -> Run:
         )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"this machine cannot train so: {error}", mend="Give another --precision, or start fewer processes.") from error  # fmt: skip
+    if settings.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("fp16 takes a GPU, and there is none here", mend="Give --precision bf16, or leave it out.")
     if accelerator.distributed_type not in _PLAIN:
         raise UsageError(f"{accelerator.distributed_type.value} is not supported: every process has the whole model here",
                          mend="Start with torchrun.")  # fmt: skip
