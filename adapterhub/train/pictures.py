@@ -18,7 +18,7 @@ from torch import Tensor
 from adapterhub.errors import MalformedFile, NotFound
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """What is decoded, whatever a file is called: Pillow runs another program for some of the rest."""
 _OTHER = frozenset({".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2"})
 """Pictures that are not read; passed over in silence, they would be missed."""
