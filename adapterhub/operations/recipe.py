@@ -29,6 +29,8 @@ P = ParamSpec("P")
 
 FIELD = "adapterhub.recipe"
 """The metadata field."""
+TRAINED = "adapterhub.training"
+"""The metadata field that tells of the settings, the data and the losses of a training."""
 INPUT = "input"
 """The key of what stands in parameters in place of an input's path: its number."""
 MARKED = 64 << 20

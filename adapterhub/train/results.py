@@ -22,16 +22,13 @@ from adapterhub.layouts.base import Form
 from adapterhub.metadata import HASHED, renewed
 from adapterhub.operations.convert import convert
 from adapterhub.operations.problems import error
-from adapterhub.operations.recipe import FIELD, as_text, named, respelled
+from adapterhub.operations.recipe import FIELD, TRAINED, as_text, named, respelled
 from adapterhub.operations.validate import validate
 from adapterhub.tensors import LazyTensor
 from adapterhub.train import samples, state
 from adapterhub.train.loop import Loop
 from adapterhub.train.rehearsal import small
 from adapterhub.train.settings import shown
-
-TRAINED = "adapterhub.training"
-"""The metadata field that tells of the settings, the data and the losses."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,7 @@ def metadata(made: Made) -> dict[str, str]:
         "ss_resolution": f"({loop.sampling.side}, {loop.sampling.side})",
         "ss_num_train_images": str(len(loop.concepts[0].pictures)),
         "ss_sd_model_name": str(loop.base.ingredient.name),
+        **({"modelspec.trigger_phrase": prompt} if (prompt := getattr(settings, "prompt", None)) else {}),
         TRAINED: json.dumps(told),
         FIELD: as_text(made.recipe),
     }
