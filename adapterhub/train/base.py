@@ -91,7 +91,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
         if not _is_plain(path):
             folder = Path(temporary) / "base"
             convert(path, folder, to="diffusers", digests=False)
-        yield _loaded(folder, architecture, ingredient)
+        yield _loaded(folder, architecture, ingredient, source)
 
 
 def here(source: str) -> Path:
@@ -117,13 +117,13 @@ def _is_plain(path: Path) -> bool:
     return all(part.is_file() or part.with_name(f"{part.name}.index.json").is_file() for part in parts)
 
 
-def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
+def _loaded(folder: Path, architecture: str, ingredient: Ingredient, source: str) -> Base:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
 
     def part(name: str) -> Any:
         kind = index[name][1]
         if kind not in _CLASSES:
-            raise RefusedInput(f"{folder}: its {name} is a {kind}, which no trainer here knows")
+            raise RefusedInput(f"{source}: its {name} is a {kind}, which no trainer here knows")
         told: dict[str, Any] = {"subfolder": name, "local_files_only": True}
         if not name.startswith("tokenizer"):
             told |= {"torch_dtype": torch.float32, "use_safetensors": True}
@@ -140,10 +140,12 @@ def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
         raise
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RefusedInput(
-            f"{folder}: the model cannot be loaded: {error}", mend="adapterhub validate says what is wrong with it."
+            f"{source}: the model cannot be loaded: {error}",
+            mend="adapterhub validate says what is wrong with it. Of a single file, widths are taken for its family's own: of another "
+            "width, give the folder of diffusers.",
         ) from error
     if base.unet.config.in_channels != base.vae.config.latent_channels:
-        raise RefusedInput(f"{folder}: its UNet takes {base.unet.config.in_channels} channels, and a latent has "
+        raise RefusedInput(f"{source}: its UNet takes {base.unet.config.in_channels} channels, and a latent has "
                            f"{base.vae.config.latent_channels}: inpainting and the like are not trained here")  # fmt: skip
     for module in base.modules().values():
         module.requires_grad_(False).eval()
