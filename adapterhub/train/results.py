@@ -17,6 +17,7 @@ import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Adapter, Kind
 from adapterhub.documents import Problem, Recipe, Target, Technique, Training
+from adapterhub.errors import UsageError
 from adapterhub.layouts.base import Form
 from adapterhub.metadata import HASHED, renewed
 from adapterhub.operations.convert import convert
@@ -27,19 +28,23 @@ from adapterhub.train import samples, state
 from adapterhub.train.loop import Loop
 from adapterhub.train.settings import shown
 
+_CONTAINERS = frozenset({files.SAFETENSORS, files.TORCH_ZIP})
 TRAINED = "adapterhub.training"
 """The metadata field that tells of the settings, the data and the losses."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a `technique` made: an adapter, the `layouts` that it goes into, and more fields of metadata."""
+    """What a `technique` made: an adapter, the `layouts` that it goes into, and more fields of metadata; `names` are those of files
+    that are not called as the folder, by layout.
+    """
 
     technique: Technique
     loop: Loop
     adapter: Adapter
     layouts: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -47,6 +52,8 @@ class Made:
 
     def name(self, layout: str) -> str:
         """What the file in a layout is called: as the folder, with the layout behind it where that is not the first of its suffix."""
+        if layout in self.names:
+            return self.names[layout]
         stem = self.folder.resolve().name
         suffixes = {one: next(iter(layouts.get(one, self.adapter.kind).containers)) for one in self.layouts}
         first = next(one for one in self.layouts if suffixes[one] == suffixes[layout])
@@ -78,7 +85,7 @@ def written(made: Made) -> Iterator[Target]:
     kind, first = made.adapter.kind, made.folder / made.name(made.layouts[0])
     layout = layouts.get(made.layouts[0], kind)
     form = Form(next(iter(layout.containers.values())), first.stem)
-    adapter = made.adapter.with_metadata(_metadata(made))
+    adapter = made.adapter.with_metadata({**made.adapter.metadata, **_metadata(made)})
     encoded = layout.encode(adapter) if kind is Kind.LORA else layout.encode(adapter, form)  # type: ignore[attr-defined] # by kind
     digests = files.write(encoded.package, first, force=True, hashed=HASHED)
     yield _target(first, layout.name, digests)
@@ -86,6 +93,24 @@ def written(made: Made) -> Iterator[Target]:
         path = made.folder / made.name(name)
         done = convert(first, path, to=name, architecture=made.adapter.architecture, force=True)
         yield done.target
+
+
+def of_a1111(loop: Loop, name: str) -> dict[str, str]:
+    """The fields that A1111 writes into what it trains; its short hash of a model is the beginning of the sha256."""
+    base = loop.base.ingredient
+    return {"name": name, "step": str(loop.settings.steps), "sd_checkpoint": str(base.sha256)[:10],
+            "sd_checkpoint_name": str(base.name)}  # fmt: skip
+
+
+def ensure_written(names: Sequence[str], kind: Kind) -> None:
+    """UsageError unless each of `names` is a layout that files of a kind can be written in, without a picture to write onto."""
+    if not names:
+        raise UsageError("no layout was named for the result", mend="Give one at least.")
+    for name in names:
+        layout = layouts.get(name, kind)
+        if not layout.writes or not _CONTAINERS.intersection(layout.containers.values()):
+            raise UsageError(f"the result cannot be written in the layout {name}",
+                             mend="adapterhub layouts shows what is written.")  # fmt: skip
 
 
 def _target(path: Path, layout: str, digests: Mapping[str, str | None]) -> Target:
