@@ -143,8 +143,10 @@ def _widths(settings: HypernetworkSettings, base: Base) -> list[int]:
     if settings.widths == "all":
         return there
     wanted = [base.unet.config.cross_attention_dim] if settings.widths == "text" else sorted(set(settings.widths))
-    if not wanted or not set(wanted) <= set(there):
-        raise UsageError(f"no attention of the base has contexts of the width {_listed(sorted(set(wanted) - set(there))) or 'that was given: none'}",
+    if not wanted:
+        raise UsageError("no widths were given", mend=f"Give all, text, or some of {_listed(there)}.")
+    if strange := sorted(set(wanted) - set(there)):
+        raise UsageError(f"no attention of the base has contexts of the width {_listed(strange)}",
                          mend=f"Give all, text, or some of {_listed(there)}.")  # fmt: skip
     return wanted
 
