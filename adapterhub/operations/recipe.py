@@ -102,6 +102,17 @@ def named(path: Path) -> str:
 
 
 _CURRENT: ContextVar[Making | None] = ContextVar("making", default=None)
+_RESPELLED: ContextVar[bool] = ContextVar("respelled", default=False)
+
+
+@contextmanager
+def respelled() -> Iterator[None]:
+    """Commands inside leave a file the recipe that it has: they spell what one command made in one more way."""
+    token = _RESPELLED.set(True)
+    try:
+        yield
+    finally:
+        _RESPELLED.reset(token)
 
 
 def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], Callable[P, Conversion]]:
@@ -112,7 +123,7 @@ def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], 
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Conversion:
-            if _CURRENT.get() is not None:  # a command that calls another
+            if _CURRENT.get() is not None or _RESPELLED.get():  # a command that calls another
                 return function(*args, **kwargs)
             making = _making(command, signature.bind(*args, **kwargs), signature, inputs)
             token = _CURRENT.set(making)

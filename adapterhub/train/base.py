@@ -21,8 +21,10 @@ from adapterhub.adapter import Kind
 from adapterhub.documents import Ingredient
 from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedInput
 from adapterhub.fingerprint import fingerprint
+from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.operations.convert import convert
 from adapterhub.operations.digests import digest_of
+from adapterhub.operations.recipe import named
 
 transformers.utils.logging.set_verbosity_error()  # it says of every model what it falls back to
 transformers.utils.logging.disable_progress_bar()
@@ -77,7 +79,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
 
     A single file, and a folder that holds pickles, are converted first, which reads them without executing them.
     """
-    path = _here(source)
+    path = here(source)
     with TemporaryDirectory(prefix="adapterhub-base-") as temporary:
         with files.read(path) as package:
             identity = layouts.identify(package)
@@ -89,7 +91,9 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
                 raise RefusedInput(f"{source}: the base is of the architecture {architecture}, and this trainer knows "
                                    f"{', '.join(architectures)}")  # fmt: skip
             ingredient = Ingredient(
-                name=path.resolve().name, sha256=digest_of(package), fingerprint=fingerprint(reading.adapter)
+                name=named(path) if Path(source).exists() else source,
+                sha256=digest_of(package),
+                fingerprint=fingerprint(reading.adapter),
             )
         folder = path
         if not _is_plain(path):
@@ -98,7 +102,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
         yield _loaded(folder, architecture, ingredient)
 
 
-def _here(source: str) -> Path:
+def here(source: str) -> Path:
     """The path, or where the Hub's files were put."""
     if (path := Path(source)).exists():
         return path
@@ -114,11 +118,11 @@ def _here(source: str) -> Path:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether it is a folder of safetensors as diffusers saves it."""
+    """Whether it is a folder of safetensors as diffusers saves it, and not of a variant alone."""
     if not path.is_dir():
         return False
-    parts = [part for part in path.iterdir() if part.is_dir() and part.name in ("unet", "vae", *ENCODERS)]
-    return all(any(part.glob("*.safetensors")) for part in parts)
+    parts = [path / file for name, file in FILES.items() if (path / name).is_dir()]
+    return all(part.is_file() or part.with_name(f"{part.name}.index.json").is_file() for part in parts)
 
 
 def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
@@ -146,6 +150,9 @@ def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
         raise RefusedInput(
             f"{folder}: the model cannot be loaded: {error}", mend="adapterhub validate says what is wrong with it."
         ) from error
+    if base.unet.config.in_channels != base.vae.config.latent_channels:
+        raise RefusedInput(f"{folder}: its UNet takes {base.unet.config.in_channels} channels, and a latent has "
+                           f"{base.vae.config.latent_channels}: inpainting and the like are not trained here")  # fmt: skip
     for module in base.modules().values():
         module.requires_grad_(False).eval()
     return base

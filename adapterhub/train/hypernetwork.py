@@ -23,12 +23,13 @@ from adapterhub.errors import UnknownName, UsageError
 from adapterhub.layouts.hypernetwork.structure import ACTIVATIONS, LINEAR, ROLES, Net, nets, stages, with_structure
 from adapterhub.operations.hypernetwork.attaching import attentions
 from adapterhub.operations.hypernetwork.network import CLASSES
+from adapterhub.operations.recipe import named
 from adapterhub.tensors import LazyTensor
 from adapterhub.train.base import Base, opened
 from adapterhub.train.beginning import begun, subject
 from adapterhub.train.loop import Loop, Watch
 from adapterhub.train.randomness import generator
-from adapterhub.train.results import Made, ensure_written, finish, of_a1111, stored
+from adapterhub.train.results import Made, finish, of_a1111, stored
 
 ARCHITECTURES = ("sd1", "sd2")
 _STD = 0.01
@@ -98,7 +99,6 @@ def train(
     settings: HypernetworkSettings, *, resume: bool = False, force: bool = False, watch: Watch | None = None
 ) -> Training:
     """Trains a hypernetwork as `settings` say and writes it; what goes wrong does so before the first step, wherever it can."""
-    ensure_written(settings.layouts, Kind.HYPERNETWORK)
     with begun(settings, resume=resume, force=force) as accelerator, opened(settings.base, ARCHITECTURES) as base:
         structure = structured(settings, base)
         concept = subject(settings, base, [settings.prompt] if settings.prompt else [])
@@ -106,7 +106,7 @@ def train(
         beside = nn.ModuleDict({f"{width}{half}": module for (width, half), module in made.items()})
         loop = Loop(settings, base, [concept], accelerator, beside=beside, watch=watch)
         loop.run()
-        told = of_a1111(loop, Path(settings.output).resolve().name)
+        told = of_a1111(loop, named(Path(settings.output)))
         return finish(Made("hypernetwork", loop, adapter(base, made, structure), settings.layouts, told))
 
 
@@ -166,9 +166,9 @@ def attach(base: Base, structure: HypernetworkStructure, seed: int) -> dict[Net,
 
 
 def _changed(net: nn.Module, projection: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a projection is given instead of its context; a net drops numbers only while the UNet is in training, too."""
+    """What a projection is given instead of its context."""
     context, *others = arguments
-    return (net.train(projection.training)(context), *others)
+    return (net(context), *others)
 
 
 def adapter(base: Base, made: Mapping[Net, HypernetworkModule], structure: HypernetworkStructure) -> Adapter:

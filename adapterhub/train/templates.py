@@ -57,7 +57,7 @@ def captions(picture: Picture, sentences: Sequence[str], word: str) -> list[str]
     fitting = [sentence for sentence in sentences if (_CAPTION in sentence) == bool(own)]
     if not fitting and own:
         raise UsageError(f"{picture.name}: its caption says neither {word} nor {{}}",
-                         mend=f"Put {{}} where the word belongs, or give templates with {_CAPTION}, or set captions to false.")  # fmt: skip
+                         mend=f"Put {{}} where the word belongs, or give templates with {_CAPTION}, or leave captions out: --no-captions.")  # fmt: skip
     if not fitting:
         raise UsageError(f"{picture.name} has no caption, and all templates have {_CAPTION}",
                          mend="Put captions beside the pictures, or add a template without it.")  # fmt: skip

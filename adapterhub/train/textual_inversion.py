@@ -23,10 +23,10 @@ from adapterhub.errors import UsageError
 from adapterhub.layouts.embedding.layout import EmbeddingLayout, file_name
 from adapterhub.train.base import Base, opened
 from adapterhub.train.beginning import begun
-from adapterhub.train.concept import Concept, ensure_short
+from adapterhub.train.concept import Concept, ensure_short, sampling_of
 from adapterhub.train.loop import Loop, Watch
 from adapterhub.train.pictures import load
-from adapterhub.train.results import Made, ensure_written, finish, of_a1111, stored
+from adapterhub.train.results import Made, finish, of_a1111, stored
 from adapterhub.train.templates import captions, templates
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
@@ -65,13 +65,13 @@ def train(
     """Trains an embedding as `settings` say and writes it; what goes wrong does so before the first step, wherever it can."""
     with begun(settings, resume=resume, force=force) as accelerator, opened(settings.base, ARCHITECTURES) as base:
         words = attach(base, settings)
-        names = named(adapter(base, words, settings), settings.layouts)
+        names = files_of(adapter(base, words, settings), settings.layouts)
         after = partial(_keep_norms, words) if settings.keep_norm else None
         loop = Loop(settings, base, [subject(settings, base)], accelerator, after=after, watch=watch)
         loop.run()
         made = adapter(base, words, settings)
         return finish(
-            Made("textual-inversion", loop, made, list(names), of_a1111(loop, file_name(settings.token)), names)
+            Made("textual-inversion", loop, made, list(names), of_a1111(loop, file_name(settings.token)), names=names)
         )
 
 
@@ -114,7 +114,7 @@ def _add(tokenizer: Any, tokens: Sequence[str]) -> None:
 def subject(settings: TextualInversionSettings, base: Base) -> Concept:
     """The pictures, and what may be said of each."""
     sentences = templates(settings.templates)
-    pictures = load(Path(settings.images), captions=settings.captions)
+    pictures = load(Path(settings.images), captions=settings.captions, side=sampling_of(settings, base).side)
     concept = Concept("subject", pictures, [captions(picture, sentences, settings.token) for picture in pictures])
     ensure_short(concept, base)
     return concept
@@ -131,11 +131,10 @@ def adapter(base: Base, words: Mapping[str, ExtendedEmbedding], settings: Textua
     return Adapter(Kind.EMBEDDING, base.architecture, tensors)
 
 
-def named(made: Adapter, wanted: Sequence[str] | None) -> dict[str, str]:
+def files_of(made: Adapter, wanted: Sequence[str] | None) -> dict[str, str]:
     """The file, or the folder of several, that `made` goes into in each layout, those of one file first. They are called as the
     token, which most readers take from there. UsageError for a layout that lacks a place.
     """
-    ensure_written(wanted if wanted is not None else LAYOUTS, Kind.EMBEDDING)
     found: list[EmbeddingLayout] = [layouts.get(name, Kind.EMBEDDING) for name in dict.fromkeys(wanted or LAYOUTS)]  # type: ignore[misc] # by kind
     takes = [layout for layout in found if all(layout.place(key, made) for key in made.tensors)]
     if wanted is not None and len(takes) < len(found):

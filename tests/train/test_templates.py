@@ -23,7 +23,7 @@ SAID = {
 
 
 def picture(caption):
-    return Picture("0.png", Image.new("RGB", (16, 16)), caption)
+    return Picture("0.png", Image.new("RGB", (16, 16)), caption, (16, 16))
 
 
 @pytest.mark.parametrize(("caption", "sentences", "wanted"), SAID.values(), ids=SAID)
