@@ -219,7 +219,6 @@ BAD = {
     "a layout that is only read": ({"layouts": ("ldm",)}, UsageError, "layout ldm"),
     "a layout that needs a picture": ({"layouts": ("a1111-image",)}, UsageError, "layout a1111-image"),
     "an unknown layout": ({"layouts": ("nope",)}, UnknownName, "nope"),
-    "no layout": ({"layouts": ()}, UsageError, "no layout"),
 }  # fmt: skip
 
 
@@ -252,8 +251,9 @@ def test_a_layout_for_one_encoder_is_refused_for_two(settings):
 
 @pytest.mark.parametrize("told", [
     {"token": "<FOX>"}, {"token": "fox"}, {"token": "<a fox>"}, {"token": "<fox>_1"}, {"vectors": 0}, {"vectors": 65},
+    {"layouts": ()}, {"layouts": ("kohya", "kohya")},
 ])  # fmt: skip
-def test_settings_refuse_words_that_readers_would_change(settings, told):
+def test_settings_refuse_what_readers_would_change(settings, told):
     with pytest.raises(ValidationError):
         settings(**told)
 
