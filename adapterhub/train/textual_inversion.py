@@ -76,7 +76,11 @@ def train(
 
 
 def attach(base: Base, settings: TextualInversionSettings) -> dict[str, ExtendedEmbedding]:
-    """Gives every tokenizer the word, as `<t>`, `<t>_1` … (diffusers' names), and every text encoder its vectors."""
+    """Gives every tokenizer the word, as `<t>`, `<t>_1` … (diffusers' names), and every text encoder its vectors.
+
+    SDXL pools at the token of the highest number, as its published configurations tell transformers to: of a caption with a new
+    word that is the word, here as in diffusers, and not the end, where ComfyUI pools.
+    """
     tokens = [settings.token, *(f"{settings.token}_{number}" for number in range(1, settings.vectors))]
     words = {}
     for name, encoder in base.encoders.items():
