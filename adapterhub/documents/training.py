@@ -103,8 +103,8 @@ class TrainingSettings(Document):
 
     @field_validator("layouts", check_fields=False)
     @classmethod
-    def _one_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names or len({*names}) < len(names):
+    def _one_each(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (not names or len({*names}) < len(names)):
             raise ValueError("name one layout at least, and none twice")
         return names
 
@@ -143,7 +143,7 @@ class TextualInversionSettings(TrainingSettings):
     token: str = setting(..., "the new word, which must not be in the vocabulary", pattern=r"^<[a-z0-9-]+>$")
     initial_words: str = setting(
         ...,
-        "a word, or one for each vector, whose vectors are where training begins",
+        "a word, or several that the vectors are shared out to, whose vectors are where training begins",
         source="Gal et al. 2022, 4 (a coarse descriptor)",
     )
     vectors: int = setting(1, "rows of the embedding", "vectors", "Gal et al. 2022 (1); A1111 (1–16)", ge=1, le=64)
@@ -155,7 +155,10 @@ class TextualInversionSettings(TrainingSettings):
     keep_norm: bool = setting(
         False, "bring each vector to the median norm of the vocabulary after every step", source="OneTrainer"
     )
-    layouts: tuple[str, ...] = setting(("diffusers", "a1111", "kohya"), "the layouts that the result is written in")
+    layouts: tuple[str, ...] | None = setting(
+        None,
+        "the layouts that the result is written in; if not given, diffusers, a1111 and kohya, as far as they hold it",
+    )
     steps: int = setting(3000, "optimizer steps", "steps", "Gal et al. 2022 (5000 at batch 4 on 2 GPUs)", ge=1)
     batch: int = setting(
         4, "pictures a step, over all processes and micro-batches: nothing is scaled by it", "pictures", ge=1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,10 +54,18 @@ class Base:
     tokenizers: dict[str, Any]
     scheduler: Any
     ingredient: Ingredient
+    new_words: dict[str, str] = field(default_factory=dict)
+    """What new words of the tokenizers stand for: `<fox> <fox>_1` for `<fox>`."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Every component that has weights."""
         return {"unet": self.unet, "vae": self.vae, **self.encoders}
+
+    def expanded(self, caption: str) -> str:
+        """A caption with new words of several vectors written out, as diffusers does with prompts."""
+        for word, tokens in self.new_words.items():
+            caption = caption.replace(word, tokens)
+        return caption
 
     @property
     def scale(self) -> int:

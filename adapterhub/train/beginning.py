@@ -16,6 +16,7 @@ import adapterhub.layouts as layouts
 from adapterhub.adapter import Kind
 from adapterhub.documents import TrainingSettings
 from adapterhub.errors import OutputExists, UsageError
+from adapterhub.files import PNG
 from adapterhub.train import state
 from adapterhub.train.base import Base
 from adapterhub.train.concept import Concept, ensure_short, sampling_of
@@ -108,9 +109,12 @@ def _is_unfinished(folder: Path) -> bool:
 
 
 def _ensure_known(settings: TrainingSettings) -> None:
-    """The layouts and trackers that are named are there: that is no news for the end of a training."""
-    for name in getattr(settings, "layouts", ()):
-        layouts.get(name, _KINDS[settings.technique])
+    """The layouts and trackers that are named are there, and the layouts are written: that is no news for the end of a training."""
+    for name in getattr(settings, "layouts", None) or ():
+        layout = layouts.get(name, _KINDS[settings.technique])
+        if not layout.writes or PNG in layout.containers.values():
+            raise UsageError(f"the result cannot be written in the layout {name}",
+                             mend="adapterhub layouts shows what is written; pictures are made by convert.")  # fmt: skip
     for name in settings.trackers:
         if not _TRACKERS[name]():
             raise UsageError(f"the tracker {name} is not installed", mend=f"pip install {name}, or leave it out.")

@@ -162,7 +162,7 @@ def ensure_short(concept: Concept, base: Base) -> None:
     limit = longest(list(base.tokenizers.values()))
     for picture, texts in zip(concept.pictures, concept.captions, strict=True):
         for text in texts:
-            counts = [len(tokenizer.tokenize(text)) for tokenizer in base.tokenizers.values()]
+            counts = [len(tokenizer.tokenize(base.expanded(text))) for tokenizer in base.tokenizers.values()]
             if max(counts) > limit:
                 raise RefusedInput(f"{picture.name}: its caption has {max(counts)} tokens, and the text encoder reads {limit}",
                                    mend="Shorten the caption: its end would count for nothing.")  # fmt: skip

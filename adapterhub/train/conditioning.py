@@ -26,15 +26,16 @@ class Conditioner(nn.Module):
     def __init__(self, base: Base) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(base.encoders)
-        self.tokenizers = base.tokenizers
+        self.tokenizers, self.expanded = base.tokenizers, base.expanded
         self.is_xl = base.architecture == "sdxl"
         if self.is_xl:
             _freeze_unseen(base.encoders["text_encoder"])
 
     def tokens(self, captions: Sequence[str]) -> list[Tensor]:
         """The ids of captions for each encoder, (B, tokens), cut and padded to its length."""
+        texts = [self.expanded(caption) for caption in captions]
         return [
-            torch.as_tensor(tokenizer(list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids)
+            torch.as_tensor(tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids)
             for tokenizer in self.tokenizers.values()
         ]  # fmt: skip
 

@@ -33,7 +33,9 @@ from adapterhub.train.settings import shown
 
 @dataclass(frozen=True)
 class Made:
-    """What a `technique` made: an adapter, the `layouts` that it goes into, more fields of metadata, and what was odd before."""
+    """What a `technique` made: an adapter, the `layouts` that it goes into, more fields of metadata, and what was odd before; `names`
+    are those of files that are not called as the folder, by layout.
+    """
 
     technique: Technique
     loop: Loop
@@ -41,6 +43,7 @@ class Made:
     layouts: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -48,6 +51,8 @@ class Made:
 
     def name(self, layout: str) -> str:
         """What the file in a layout is called: as the folder, with the layout behind it where that is not the first of its suffix."""
+        if layout in self.names:
+            return self.names[layout]
         stem = self.folder.resolve().name
         suffixes = {one: next(iter(layouts.get(one, self.adapter.kind).containers)) for one in self.layouts}
         first = next(one for one in self.layouts if suffixes[one] == suffixes[layout])
@@ -81,7 +86,7 @@ def written(made: Made) -> Iterator[Target | Problem]:
     kind, first = made.adapter.kind, made.folder / made.name(made.layouts[0])
     layout = layouts.get(made.layouts[0], kind)
     form = Form(next(iter(layout.containers.values())), first.stem)
-    adapter = made.adapter.with_metadata(metadata(made))
+    adapter = made.adapter.with_metadata({**made.adapter.metadata, **metadata(made)})
     encoded = layout.encode(adapter) if kind is Kind.LORA else layout.encode(adapter, form)  # type: ignore[attr-defined] # by kind
     digests = files.write(encoded.package, first, force=True, hashed=HASHED)
     yield _target(first, layout.name, digests)
@@ -95,6 +100,13 @@ def written(made: Made) -> Iterator[Target | Problem]:
                         f"adapterhub convert --to {name} --allow-loss writes what has.")  # fmt: skip
             continue
         yield done.target
+
+
+def of_a1111(loop: Loop, name: str) -> dict[str, str]:
+    """The fields that A1111 writes into what it trains; its short hash of a model is the beginning of the sha256."""
+    base = loop.base.ingredient
+    return {"name": name, "step": str(loop.settings.steps), "sd_checkpoint": str(base.sha256)[:10],
+            "sd_checkpoint_name": str(base.name)}  # fmt: skip
 
 
 def _target(path: Path, layout: str, digests: Mapping[str, str | None]) -> Target:
