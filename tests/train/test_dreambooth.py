@@ -44,7 +44,9 @@ def metadata(path):
 def trained(base_of, pictures, tmp_path_factory):
     """A training of SD 1 in every form, and its report."""
     output = tmp_path_factory.mktemp("dreambooth") / "fox"
-    told = settings(base_of("sd1"), pictures, output, layouts=("diffusers", "single-file"), extract_rank=2, sample_count=2)
+    told = settings(
+        base_of("sd1"), pictures, output, layouts=("diffusers", "single-file"), extract_rank=2, sample_count=2
+    )
     return output, dreambooth.train(told)
 
 
@@ -54,13 +56,17 @@ def test_all_of_the_unet_is_trained_and_every_other_file_is_the_bases(trained, b
     assert [name for name in base if found[name] != base[name]] == [UNET]
     after, before = (load_file(folder / UNET) for folder in (trained[0] / "fox", base_of("sd1")))
     assert after.keys() == before.keys()
-    assert [name for name in before if torch.equal(after[name], before[name]) or after[name].dtype != before[name].dtype] == []
+    assert [
+        name for name in before if torch.equal(after[name], before[name]) or after[name].dtype != before[name].dtype
+    ] == []
     assert trained[1].trained == sum(tensor.numel() for tensor in before.values())
 
 
 def test_diffusers_draws_with_the_folder_what_training_ended_with(trained, tmp_path):
     output, report = trained
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(output / "fox"), safety_checker=None, requires_safety_checker=False)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        str(output / "fox"), safety_checker=None, requires_safety_checker=False
+    )
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     row = drawn(pipe, ["a photo of sks cat"] * 2, [0, 1], steps=2, guidance=7.5, side=32)
     theirs = np.asarray(Image.open(grid([("a photo of sks cat", row)], tmp_path / "grid.png"))).astype(int)
@@ -75,7 +81,10 @@ def test_the_single_file_is_the_same_model_and_says_how_it_was_made(trained, bas
     assert prints != {adapterhub.inspect(base_of("sd1"), hash=True).fingerprint}
     for fields in (metadata(output / "fox.safetensors"), metadata(output / "fox" / "adapterhub_aside.safetensors")):
         recipe, told = json.loads(fields["adapterhub.recipe"]), json.loads(fields["adapterhub.training"])
-        assert (recipe["command"], recipe["inputs"][0]["sha256"]) == ("train dreambooth", report.recipe.inputs[0].sha256)
+        assert (recipe["command"], recipe["inputs"][0]["sha256"]) == (
+            "train dreambooth",
+            report.recipe.inputs[0].sha256,
+        )
         assert (told["technique"], told["data"]["subject"]["pictures"]) == ("dreambooth", 4)
         assert str(base_of("sd1")) not in json.dumps(dict(fields))
         assert fields["modelspec.architecture"] == "stable-diffusion-v1"
@@ -95,13 +104,17 @@ def test_the_extracted_lora_is_what_extract_makes_of_the_two_models(trained, bas
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_text_encoders_are_trained_on_request_as_far_as_the_unet_sees_them(base_of, pictures, tmp_path, architecture):
     base = base_of(architecture)
-    dreambooth.train(settings(base, pictures, tmp_path / "fox", text_encoder=True, class_prompt="a cat", class_count=1, steps=1))
+    dreambooth.train(
+        settings(base, pictures, tmp_path / "fox", text_encoder=True, class_prompt="a cat", class_count=1, steps=1)
+    )
     encoders = [name for name in FILES if name.startswith("text") and (base / name).is_dir()]
     unseen = ("layers.11.", "final_layer_norm.") if architecture == "sdxl" else ()
     for name in encoders:
         after, before = (load_file(folder / FILES[name]) for folder in (tmp_path / "fox" / "fox", base))
         assert after.keys() == before.keys()
-        felt = [weight for weight in before if "k_proj.bias" not in weight]  # softmax ignores what all keys have in common
+        felt = [
+            weight for weight in before if "k_proj.bias" not in weight
+        ]  # softmax ignores what all keys have in common
         hidden = [weight for weight in felt if name == "text_encoder" and any(part in weight for part in unseen)]
         assert [weight for weight in felt if torch.equal(after[weight], before[weight])] == hidden
     changed = {name for name, digest in tree(tmp_path / "fox" / "fox").items() if tree(base).get(name) != digest}
@@ -129,15 +142,26 @@ def test_trained_weights_have_the_dtype_of_the_base_or_the_one_asked_for(half, p
 
 def test_a_single_file_alone_leaves_no_folder(base_of, pictures, tmp_path):
     dreambooth.train(settings(base_of("sd1"), pictures, tmp_path / "fox", layouts=("single-file",), steps=1))
-    assert sorted(path.name for path in (tmp_path / "fox").iterdir()) == ["config.toml", "fox.safetensors", "log.jsonl", "loss.png"]
+    assert sorted(path.name for path in (tmp_path / "fox").iterdir()) == [
+        "config.toml",
+        "fox.safetensors",
+        "log.jsonl",
+        "loss.png",
+    ]
 
 
 def test_the_scheduler_says_what_the_model_was_trained_to_predict(base_of, pictures, tmp_path):
-    told = settings(base_of("sd1"), pictures, tmp_path / "fox", prediction="v_prediction", zero_terminal_snr=True, steps=1)
+    told = settings(
+        base_of("sd1"), pictures, tmp_path / "fox", prediction="v_prediction", zero_terminal_snr=True, steps=1
+    )
     dreambooth.train(told)
     name = "scheduler/scheduler_config.json"
     after, before = (json.loads((folder / name).read_text()) for folder in (tmp_path / "fox" / "fox", base_of("sd1")))
-    assert after == before | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    assert after == before | {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
 
 
 def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bytes(base_of, pictures, tmp_path):
@@ -164,7 +188,7 @@ def test_a_full_disk_leaves_no_half_of_a_model(base_of, pictures, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
     try:
-        with pytest.raises(MachineFailure, match="cannot write .*fox"):
+        with pytest.raises(MachineFailure, match=r"cannot write .*fox"):
             dreambooth.train(settings(base_of("sd1"), pictures, tmp_path / "fox", steps=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -183,7 +207,9 @@ def test_what_is_no_model_is_not_replaced_by_one(base_of, pictures, tmp_path):
 def test_what_is_read_does_not_lie_where_results_go(base_of, pictures, tmp_path, name):
     shutil.copytree({"base": base_of("sd1"), "images": pictures}[name], tmp_path / "fox" / "mine")
     before = tree(tmp_path)
-    told = settings(base_of("sd1"), pictures, tmp_path / "fox").model_copy(update={name: str(tmp_path / "fox" / "mine")})
+    told = settings(base_of("sd1"), pictures, tmp_path / "fox").model_copy(
+        update={name: str(tmp_path / "fox" / "mine")}
+    )
     with pytest.raises(UsageError, match=f"{name} lies in .*where results take the place"):
         dreambooth.train(told, force=True)
     assert tree(tmp_path) == before

@@ -15,6 +15,7 @@ import adapterhub
 from adapterhub import layouts
 from adapterhub.adapter import Kind
 from adapterhub.documents import LoraSettings, Training
+from adapterhub.errors import LossyConversion
 from adapterhub.train import lora
 from adapterhub.train.base import opened
 from adapterhub.train.beginning import begun, subject
@@ -29,6 +30,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "convolutions": {"alpha": 3.0, "targets": ("attention", "convolutions")},
     "convolutions, DoRA": {"alpha": 3.0, "targets": ("attention", "convolutions"), "dora": True},
 }
+FOLDING = ("diffusers-attn-procs", "diffusers-lora-linear")
+"""Layouts that have no place for α, so that α / r goes into a factor, rounded once."""
 IDS = torch.tensor([[49406, 320, 1125, 539, 320, 2368, 49407]])
 NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -71,12 +74,18 @@ def trained(base_of, pictures, tmp_path_factory) -> Callable[[str], Trained]:
 
 
 def loaded(base: Path) -> Any:
-    return diffusers.StableDiffusionPipeline.from_pretrained(str(base), safety_checker=None, requires_safety_checker=False)
+    return diffusers.StableDiffusionPipeline.from_pretrained(
+        str(base), safety_checker=None, requires_safety_checker=False
+    )
 
 
-@pytest.mark.parametrize("name", ["fox.safetensors", "fox-diffusers.safetensors"])
-@pytest.mark.parametrize("form", FORMS)
-def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_what_the_base_does(trained, base_of, form, name):
+@pytest.mark.parametrize(("form", "name"), [
+    *((form, "fox-diffusers.safetensors") for form in FORMS),
+    *((form, "fox.safetensors") for form in ("plain", "rank stabilized", "convolutions")),
+])  # of Kohya's files diffusers reads neither DoRA nor α that differ aright: tests/consumers/test_readers_diffusers.py  # fmt: skip
+def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_what_the_base_does(
+    trained, base_of, form, name
+):
     made, pipe = trained(form), loaded(base_of("sd1"))
     pipe.load_lora_weights(str(made.folder), weight_name=name, adapter_name="fox")
     torch.testing.assert_close(predicted(pipe.unet, pipe.text_encoder), made.predicted, rtol=1e-5, atol=1e-5)
@@ -98,19 +107,34 @@ def test_peft_predicts_the_same_with_its_own_folder(trained, base_of, tmp_path, 
     torch.testing.assert_close(predicted(models["unet"], models["text_encoder"]), made.predicted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_file_comes_back_from_every_layout_that_holds_it(trained, tmp_path, form):
-    source = trained(form).folder / "fox.safetensors"
-    print_ = adapterhub.inspect(source, hash=True).fingerprint
-    for layout in [one for one in layouts.every(Kind.LORA) if one.writes]:
-        there, back = tmp_path / layout.name / "there", tmp_path / layout.name / "back.safetensors"
+@pytest.mark.parametrize(("form", "refused"), [
+    ("plain", set()), ("rank stabilized", set()), ("by pattern", set()), ("DoRA", {"diffusers-lora-linear", "diffusers-attn-procs"}),
+    ("convolutions", {"diffusers-attn-procs"}), ("convolutions, DoRA", {"diffusers-lora-linear", "diffusers-attn-procs"}),
+])  # fmt: skip
+def test_the_file_comes_back_from_every_layout_that_holds_it(trained, tmp_path, form, refused):
+    source, lost = trained(form).folder / "fox.safetensors", set()
+    for layout in (
+        one.name for one in layouts.every(Kind.LORA) if one.writes and one.name != "cloneofsimo"
+    ):  # which has no gaps
+        there, back = tmp_path / layout / "there", tmp_path / layout / "back.safetensors"
         there.parent.mkdir()
-        done = adapterhub.convert(source, there, to=layout.name)
+        try:
+            adapterhub.convert(source, there, to=layout)
+        except LossyConversion:
+            lost.add(layout)
+            continue
         adapterhub.convert(there, back, to="kohya")
-        assert (layout.name, done.exactness, adapterhub.inspect(back, hash=True).fingerprint) == (layout.name, "bit-exact", print_)
+        found = adapterhub.diff(source, back)
+        assert (layout, found.equal) == (layout, layout not in FOLDING)
+        assert (found.max_error or 0.0) < 1e-6
+    assert lost == refused
 
 
-@pytest.mark.parametrize(("form", "alphas"), [("plain", [3.0]), ("rank stabilized", [3 * 2**0.5]), ("by pattern", [1.0, 2.0, 3.0])])
+@pytest.mark.parametrize(
+    ("form", "alphas"), [("plain", [3.0]), ("rank stabilized", [3 * 2**0.5]), ("by pattern", [1.0, 2.0, 3.0])]
+)
 def test_alpha_is_stored_as_readers_divide_it_by_the_rank(trained, form, alphas):
     tensors = load_file(trained(form).folder / "fox.safetensors")
-    assert sorted({float(tensor) for name, tensor in tensors.items() if name.endswith(".alpha")}) == pytest.approx(alphas)
+    assert sorted({float(tensor) for name, tensor in tensors.items() if name.endswith(".alpha")}) == pytest.approx(
+        alphas
+    )

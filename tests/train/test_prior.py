@@ -48,7 +48,9 @@ def by_hand(told):
             terms = []
             for draw in concept.draws(sampling, 0):
                 latents, t = concept.latents(draw, encoder)[None], torch.tensor([draw.t])
-                ids = base.tokenizers["text_encoder"]([draw.caption], padding="max_length", return_tensors="pt").input_ids
+                ids = base.tokenizers["text_encoder"](
+                    [draw.caption], padding="max_length", return_tensors="pt"
+                ).input_ids
                 states = base.encoders["text_encoder"](ids)[0]
                 noise = draw.noise[None]
                 predicted = base.unet(base.scheduler.add_noise(latents, noise, t), t, states).sample
@@ -62,8 +64,12 @@ def by_hand(told):
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("gamma", "prediction"), [(None, None), (5.0, None), (5.0, "v_prediction")])
-def test_the_loss_is_the_subjects_mean_and_lambda_times_the_classes(base_of, pictures, tmp_path, batch, gamma, prediction):
-    told = settings(base_of("sd1"), pictures, tmp_path, batch=batch, snr_gamma=gamma, prediction=prediction, prior_weight=0.3)
+def test_the_loss_is_the_subjects_mean_and_lambda_times_the_classes(
+    base_of, pictures, tmp_path, batch, gamma, prediction
+):
+    told = settings(
+        base_of("sd1"), pictures, tmp_path, batch=batch, snr_gamma=gamma, prediction=prediction, prior_weight=0.3
+    )
     lora.train(told)
     instance, preserved = by_hand(told)
     assert losses(tmp_path) == [pytest.approx(instance + 0.3 * preserved, rel=1e-5)]
@@ -91,7 +97,9 @@ def test_with_a_lambda_of_0_the_result_is_bit_for_bit_that_without_a_prior(base_
 
 
 def drawn_by_diffusers(base, seeds):
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(base), safety_checker=None, requires_safety_checker=False)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        str(base), safety_checker=None, requires_safety_checker=False
+    )
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -104,7 +112,9 @@ def shown(folder):
 
 
 @pytest.mark.parametrize("trainer", [lora, dreambooth])
-def test_the_frozen_base_draws_the_class_by_ancestral_sampling_before_anything_is_trained(base_of, pictures, tmp_path, trainer):
+def test_the_frozen_base_draws_the_class_by_ancestral_sampling_before_anything_is_trained(
+    base_of, pictures, tmp_path, trainer
+):
     told = settings(base_of("sd1"), pictures, tmp_path, class_images=None, learning_rate=0.1, steps=2)
     if trainer is dreambooth:
         own = told.model_dump(include=set(DreamBoothSettings.model_fields), exclude={"layouts"})
@@ -130,7 +140,9 @@ def test_pictures_of_the_class_are_used_again_only_if_they_were_drawn_alike(base
 
 
 def test_fewer_pictures_than_asked_for_are_refused_before_the_first_step(base_of, pictures, tmp_path):
-    with pytest.raises(UsageError, match=r"4 pictures of the class, and 5 were asked for\nAdd some, or give --class-count 4"):
+    with pytest.raises(
+        UsageError, match=r"4 pictures of the class, and 5 were asked for\nAdd some, or give --class-count 4"
+    ):
         lora.train(settings(base_of("sd1"), pictures, tmp_path, class_count=5))
     assert not (tmp_path / "log.jsonl").exists()
 
