@@ -16,7 +16,7 @@ from adapterhub import layouts
 from adapterhub.adapter import Kind
 from adapterhub.documents import LoraSettings, Training
 from adapterhub.errors import LossyConversion
-from adapterhub.train import lora
+from adapterhub.train import lora, samples
 from adapterhub.train.base import opened
 from adapterhub.train.beginning import begun, subject
 from adapterhub.train.loop import Loop
@@ -94,6 +94,33 @@ def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_wha
         torch.testing.assert_close(predicted(pipe.unet, pipe.text_encoder), made.before, rtol=1e-5, atol=1e-5)
     pipe.unload_lora_weights()
     torch.testing.assert_close(predicted(pipe.unet, pipe.text_encoder), made.before, rtol=0, atol=1e-6)
+
+
+def latents(pipe: Any) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    drawn: torch.Tensor = pipe("a sks cat", num_inference_steps=2, height=32, width=32, output_type="latent",
+                               generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+    return drawn
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_diffusers_draws_with_both_files_what_training_drew(base_of, pictures, tmp_path, architecture):
+    told = LoraSettings(base=str(base_of(architecture)), images=str(pictures), output=str(tmp_path / "fox"), prompt="a sks cat", rank=2,
+                        alpha=3, text_targets=("attention",), steps=2, batch=2, resolution=32, sample_count=0, learning_rate=0.05)  # fmt: skip
+    with begun(told) as accelerator, opened(told.base, lora.ARCHITECTURES) as base:
+        layers = lora.attach(base, told)
+        loop = Loop(told, base, [subject(told, base, ["a sks cat"])], accelerator)
+        loop.run()
+        wanted = latents(samples.pipeline(base, told))
+        finish(Made("lora", loop, lora.adapter(base, layers), told.layouts, lora.facts(told)))
+    reader = diffusers.StableDiffusionXLPipeline if architecture == "sdxl" else diffusers.StableDiffusionPipeline
+    for name in ("fox.safetensors", "fox-diffusers.safetensors"):
+        pipe = reader.from_pretrained(told.base)
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        before = latents(pipe)
+        pipe.load_lora_weights(told.output, weight_name=name)
+        assert (before - wanted).abs().max() > 0.01
+        torch.testing.assert_close(latents(pipe), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
