@@ -54,7 +54,7 @@ class RareToken(Document):
     component: str = Field(description="the text encoder")
     id: int = Field(description="the number of its token")
     rank: float = Field(
-        description="the share of the vocabulary that is more frequent: tokens are numbered by merge rank"
+        description="the share of the vocabulary's merges that are more frequent: tokens are numbered by merge rank"
     )
     length: float = Field(description="the norm of its vector, as a multiple of the median of all")
     nearest: list[NearToken] = Field(description="the tokens of the largest cosine, the nearest first")

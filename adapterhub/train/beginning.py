@@ -59,7 +59,7 @@ def begun(settings: TrainingSettings, *, resume: bool = False, force: bool = Fal
     """
     folder = Path(settings.output)
     for name in ("base", "images"):
-        if Path(getattr(settings, name)).resolve().is_relative_to(folder.resolve()):
+        if (path := Path(getattr(settings, name))).exists() and path.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{name} lies in {folder}, where results take the place of what is there",
                              mend="Give another output folder.")  # fmt: skip
     _ensure_free(folder, resume=resume, force=force)

@@ -19,7 +19,7 @@ from adapterhub.train.identifiers import warned
 from adapterhub.train.loop import Loop, Watch
 from adapterhub.train.prior import prior
 from adapterhub.train.results import Made, report, stored
-from adapterhub.train.whole import ensure_free, written
+from adapterhub.train.whole import ensure_free, ensure_own, written
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
 
@@ -36,6 +36,7 @@ def train(
     ):
         concepts = [subject(settings, base, [settings.prompt]), *prior(settings, base, accelerator)]
         odd = warned(settings.prompt, base, settings.class_prompt)
+        ensure_own(base.folder)
         attach(base, settings)
         loop = Loop(settings, base, concepts, accelerator, watch=watch)
         loop.run()

@@ -34,6 +34,8 @@ from adapterhub.train.randomness import generator
 
 RARE = 0.8
 """The share of a vocabulary behind which its rare tokens stand."""
+BYTES, SPECIAL = 512, 2
+"""Tokens that are no merges: each byte, inside and at the end of a word, before them; start and end behind them."""
 NEAREST = 3
 """Neighbours that are shown."""
 _POOL = 8
@@ -107,7 +109,7 @@ def rare_words(tokenizers: Sequence[Any]) -> list[str]:
     for tokenizer in tokenizers:
         numbers = tokenizer.get_vocab()
         words = [token.removesuffix("</w>") for token, number in numbers.items()
-                 if number >= RARE * len(numbers) and _WORD.fullmatch(token)]  # fmt: skip
+                 if _rank(number, len(numbers)) >= RARE and _WORD.fullmatch(token)]  # fmt: skip
         kept = set(_surviving(words, tokenizer))
         found = kept if found is None else found & kept
     return sorted(found or ())
@@ -139,7 +141,7 @@ def _token(word: str, known: Vocabulary) -> RareToken:
     return RareToken(
         component=known.component,
         id=number,
-        rank=round(number / len(known.table), 4),
+        rank=round(_rank(number, len(known.numbers)), 4),
         length=round(float(lengths[number] / lengths.median()), 4),
         nearest=[_near(int(place), float(cosine), known) for cosine, place in zip(*top, strict=True)],
     )
@@ -159,7 +161,8 @@ def warned(prompt: str | None, base: Base, class_prompt: str | None = None) -> l
     words = [word for word in dict.fromkeys(_WORDS.findall((prompt or "").lower())) if word not in told]
     tokens = {word: [one.tokenize(word) for one in base.tokenizers.values()] for word in words}
     split = {word: lists[0] for word, lists in tokens.items() if any(len(one) != 1 for one in lists)}
-    ranks = {word: min(_rank(one[0], tokenizer) for one, tokenizer in zip(lists, base.tokenizers.values(), strict=True))
+    ranks = {word: min(_rank(tokenizer.convert_tokens_to_ids(one[0]), len(tokenizer))
+                       for one, tokenizer in zip(lists, base.tokenizers.values(), strict=True))
              for word, lists in tokens.items() if word not in split}  # fmt: skip
     if not words or max(ranks.values(), default=0.0) >= RARE:
         return []
@@ -173,6 +176,6 @@ def warned(prompt: str | None, base: Base, class_prompt: str | None = None) -> l
                                                    f"frequent than {word!r}, and the rarest fifth begins at {RARE:.0%}", mend)]  # fmt: skip
 
 
-def _rank(token: str, tokenizer: Any) -> float:
-    """The share of the vocabulary that is more frequent than a token."""
-    return float(tokenizer.convert_tokens_to_ids(token) / len(tokenizer.get_vocab()))
+def _rank(number: int, size: int) -> float:
+    """The share of the merges of a vocabulary that are more frequent than a token."""
+    return max(0.0, (number - BYTES) / max(1, size - BYTES - SPECIAL))

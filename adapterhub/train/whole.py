@@ -18,6 +18,7 @@ from adapterhub import files
 from adapterhub.documents import DreamBoothSettings, Target
 from adapterhub.errors import UsageError
 from adapterhub.files import ASIDE_FILE, File, Package, publishing
+from adapterhub.files.beside import inside
 from adapterhub.files.source import machine
 from adapterhub.layouts.checkpoint import diffusers
 from adapterhub.layouts.checkpoint.aside import extra_of
@@ -43,6 +44,12 @@ def ensure_free(settings: DreamBoothSettings) -> None:
     folder = Path(settings.output).resolve()
     if (place := folder / folder.name).exists() and not (place / INDEX).is_file():
         raise UsageError(f"{place} is no model, and is not replaced by one", mend="Give another output folder.")
+
+
+def ensure_own(folder: Path) -> None:
+    """MalformedFile where something of the base that is to be copied is a link out of it."""
+    for path in _untouched(folder, ()):
+        inside(folder, str(path), folder)
 
 
 def written(made: Made, package: Package) -> tuple[Made, list[Target]]:
@@ -107,7 +114,7 @@ def _write_folder(folder: Path, trained: dict[str, File], made: Made, package: P
     kept = {name: tensor for name, tensor in aside.items() if extra_of(name).name not in _STALE}
     with publishing.unpublished_folder(folder) as (temporary, _), machine("write", folder):
         for path in _untouched(made.loop.base.folder, trained):
-            _copy(made.loop.base.folder / path, temporary / path)
+            _copy(inside(made.loop.base.folder, str(path), made.loop.base.folder), temporary / path)
         if told := scheduling(made.loop.settings):
             config = json.loads((temporary / SCHEDULER).read_text("utf-8"))
             (temporary / SCHEDULER).write_text(json.dumps(config | told, indent=2) + "\n", "utf-8")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import adapterhub
 from adapterhub import files
 from adapterhub.documents import DreamBoothSettings
-from adapterhub.errors import MachineFailure, OutputExists, UsageError
+from adapterhub.errors import MachineFailure, MalformedFile, OutputExists, UsageError
 from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.train import dreambooth
 from adapterhub.train.samples import drawn, grid
@@ -213,6 +213,15 @@ def test_what_is_read_does_not_lie_where_results_go(base_of, pictures, tmp_path,
     with pytest.raises(UsageError, match=f"{name} lies in .*where results take the place"):
         dreambooth.train(told, force=True)
     assert tree(tmp_path) == before
+
+
+def test_a_base_that_links_to_files_outside_of_it_is_refused_before_the_first_step(base_of, pictures, tmp_path):
+    shutil.copytree(base_of("sd1"), tmp_path / "base")
+    (tmp_path / "secret").write_text("not of the base")
+    (tmp_path / "base" / "scheduler" / "notes.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(MalformedFile, match="is a link out of the folder"):
+        dreambooth.train(settings(tmp_path / "base", pictures, tmp_path / "fox"))
+    assert not (tmp_path / "fox" / "log.jsonl").exists()
 
 
 def test_a_result_is_replaced_only_by_force(base_of, pictures, tmp_path):

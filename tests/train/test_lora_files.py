@@ -15,7 +15,8 @@ import adapterhub
 from adapterhub import layouts
 from adapterhub.adapter import Kind
 from adapterhub.documents import LoraSettings, Training
-from adapterhub.train import lora
+from adapterhub.errors import LossyConversion
+from adapterhub.train import lora, samples
 from adapterhub.train.base import opened
 from adapterhub.train.beginning import begun, subject
 from adapterhub.train.loop import Loop
@@ -29,6 +30,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "convolutions": {"alpha": 3.0, "targets": ("attention", "convolutions")},
     "convolutions, DoRA": {"alpha": 3.0, "targets": ("attention", "convolutions"), "dora": True},
 }
+FOLDING = ("diffusers-attn-procs", "diffusers-lora-linear")
+"""Layouts that have no place for α, so that α / r goes into a factor, rounded once."""
 IDS = torch.tensor([[49406, 320, 1125, 539, 320, 2368, 49407]])
 NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -76,8 +79,10 @@ def loaded(base: Path) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", ["fox.safetensors", "fox-diffusers.safetensors"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "name"), [
+    *((form, "fox-diffusers.safetensors") for form in FORMS),
+    *((form, "fox.safetensors") for form in ("plain", "rank stabilized", "convolutions")),
+])  # of Kohya's files diffusers reads neither DoRA nor α that differ aright: tests/consumers/test_readers_diffusers.py  # fmt: skip
 def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_what_the_base_does(
     trained, base_of, form, name
 ):
@@ -91,6 +96,33 @@ def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_wha
     torch.testing.assert_close(predicted(pipe.unet, pipe.text_encoder), made.before, rtol=0, atol=1e-6)
 
 
+def latents(pipe: Any) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    drawn: torch.Tensor = pipe("a sks cat", num_inference_steps=2, height=32, width=32, output_type="latent",
+                               generator=torch.Generator().manual_seed(0)).images  # fmt: skip
+    return drawn
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_diffusers_draws_with_both_files_what_training_drew(base_of, pictures, tmp_path, architecture):
+    told = LoraSettings(base=str(base_of(architecture)), images=str(pictures), output=str(tmp_path / "fox"), prompt="a sks cat", rank=2,
+                        alpha=3, text_targets=("attention",), steps=2, batch=2, resolution=32, sample_count=0, learning_rate=0.05)  # fmt: skip
+    with begun(told) as accelerator, opened(told.base, lora.ARCHITECTURES) as base:
+        layers = lora.attach(base, told)
+        loop = Loop(told, base, [subject(told, base, ["a sks cat"])], accelerator)
+        loop.run()
+        wanted = latents(samples.pipeline(base, told))
+        finish(Made("lora", loop, lora.adapter(base, layers), told.layouts, lora.facts(told)))
+    reader = diffusers.StableDiffusionXLPipeline if architecture == "sdxl" else diffusers.StableDiffusionPipeline
+    for name in ("fox.safetensors", "fox-diffusers.safetensors"):
+        pipe = reader.from_pretrained(told.base)
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        before = latents(pipe)
+        pipe.load_lora_weights(told.output, weight_name=name)
+        assert (before - wanted).abs().max() > 0.01
+        torch.testing.assert_close(latents(pipe), wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_peft_predicts_the_same_with_its_own_folder(trained, base_of, tmp_path, form):
     made, pipe = trained(form), loaded(base_of("sd1"))
@@ -102,20 +134,27 @@ def test_peft_predicts_the_same_with_its_own_folder(trained, base_of, tmp_path, 
     torch.testing.assert_close(predicted(models["unet"], models["text_encoder"]), made.predicted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_file_comes_back_from_every_layout_that_holds_it(trained, tmp_path, form):
-    source = trained(form).folder / "fox.safetensors"
-    print_ = adapterhub.inspect(source, hash=True).fingerprint
-    for layout in [one for one in layouts.every(Kind.LORA) if one.writes]:
-        there, back = tmp_path / layout.name / "there", tmp_path / layout.name / "back.safetensors"
+@pytest.mark.parametrize(("form", "refused"), [
+    ("plain", set()), ("rank stabilized", set()), ("by pattern", set()), ("DoRA", {"diffusers-lora-linear", "diffusers-attn-procs"}),
+    ("convolutions", {"diffusers-attn-procs"}), ("convolutions, DoRA", {"diffusers-lora-linear", "diffusers-attn-procs"}),
+])  # fmt: skip
+def test_the_file_comes_back_from_every_layout_that_holds_it(trained, tmp_path, form, refused):
+    source, lost = trained(form).folder / "fox.safetensors", set()
+    for layout in (
+        one.name for one in layouts.every(Kind.LORA) if one.writes and one.name != "cloneofsimo"
+    ):  # which has no gaps
+        there, back = tmp_path / layout / "there", tmp_path / layout / "back.safetensors"
         there.parent.mkdir()
-        done = adapterhub.convert(source, there, to=layout.name)
+        try:
+            adapterhub.convert(source, there, to=layout)
+        except LossyConversion:
+            lost.add(layout)
+            continue
         adapterhub.convert(there, back, to="kohya")
-        assert (layout.name, done.exactness, adapterhub.inspect(back, hash=True).fingerprint) == (
-            layout.name,
-            "bit-exact",
-            print_,
-        )
+        found = adapterhub.diff(source, back)
+        assert (layout, found.equal) == (layout, layout not in FOLDING)
+        assert (found.max_error or 0.0) < 1e-6
+    assert lost == refused
 
 
 @pytest.mark.parametrize(
