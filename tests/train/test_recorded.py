@@ -195,3 +195,34 @@ def test_a_training_that_is_not_done_is_not_pushed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match="no result of its training yet"):
         adapterhub.push(tmp_path, "alice/fox")
+
+
+def test_a_base_of_the_hub_is_fetched_and_called_by_its_id(
+    base_of: BaseOf, pictures: Path, tmp_path: Path, hub: Any
+) -> None:
+    base = base_of("sd1")
+    hub.add(
+        "alice/tiny", {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+    )
+    done = train.run(settings("lora", Path("alice/tiny"), pictures, tmp_path / "fox", steps=1))
+    assert done.recipe.inputs[0].name == "alice/tiny"
+    assert adapterhub.inspect(tmp_path / "fox" / "fox.safetensors").metadata["ss_sd_model_name"] == "alice/tiny"
+    pushed = adapterhub.push(tmp_path / "fox", "alice/fox")
+    assert front_matter(pushed.card)["base_model"] == "alice/tiny"
+
+
+def test_samples_are_drawn_in_halves_too(base_of: BaseOf, pictures: Path, tmp_path: Path) -> None:
+    done = train.run(
+        settings(
+            "lora",
+            base_of("sdxl"),
+            pictures,
+            tmp_path / "fox",
+            steps=1,
+            precision="bf16",
+            sample_count=1,
+            sample_steps=1,
+        )
+    )
+    with Image.open(done.samples[0]) as grid:
+        assert len({grid.getpixel((x, 30)) for x in range(4, 36)}) > 4
