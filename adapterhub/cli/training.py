@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapterhub.cli.terminal import columns, in_bytes, note, number, problems
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from adapterhub.documents import Training, TrainingPlan
+    from adapterhub.documents import Identifiers, Training, TrainingPlan
     from adapterhub.train.loop import Progress, Watch
 
 _PAUSE = 10.0
@@ -28,23 +28,24 @@ def line(steps: int) -> Iterator[Watch]:
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield _Plain()
         return
+    first: list[Progress] = []
     with _bar() as bar:
-        task = bar.add_task("", total=steps, loss="", start=False)
+        task = bar.add_task("", total=steps, told="")
 
         def show(done: Progress) -> None:
-            bar.update(task, total=done.steps, completed=done.step, loss=_loss(done))
-            bar.start_task(task)
+            first[:] = first or [done]
+            bar.update(task, total=done.steps, completed=done.step, told=f"{_loss(done)}{_pace(first[0], done)}")
 
         yield show
 
 
 def _bar() -> Bar:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     return Progress(
-        MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[loss]}"), TextColumn("{task.speed:.2f} steps/s"),
-        TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False,
+        MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[told]}"), console=Console(stderr=True), transient=True,
+        redirect_stdout=False, redirect_stderr=False,
     )  # fmt: skip
 
 
@@ -110,15 +111,14 @@ def planned(plan: TrainingPlan) -> list[str]:
     return columns(rows) + problems(plan.problems)
 
 
-def identifiers(found: Any) -> list[str]:
-    """A rare word a line, with whatever is known of it."""
-    rows = [one.model_dump() for one in found.identifiers]
-    return columns([[*rows[0]], *([_shown(value) for value in row.values()] for row in rows)]) if rows else ["none"]
+def identifiers(found: Identifiers) -> list[str]:
+    """A rare word a line, that with the weakest prior first."""
+    heads = ("word", "prior", "rank", "length", "nearest")
+    rows = [(one.text, f"{one.prior:.3f}", _each(token.rank for token in one.tokens), _each(token.length for token in one.tokens),
+             ", ".join(dict.fromkeys(near.token for token in one.tokens for near in token.nearest if near.token)))
+            for one in found.identifiers]  # fmt: skip
+    return columns([heads, *rows]) if rows else ["no word of this model is rare"]
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_shown(one) for one in value)
-    return ", ".join(f"{_shown(one)}" for one in value.values()) if isinstance(value, dict) else str(value)
+def _each(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

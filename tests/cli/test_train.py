@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,7 @@ from click.testing import CliRunner
 
 from adapterhub import cli as command_line
 from adapterhub.cli.train import TECHNIQUES
-from adapterhub.cli.training import _Plain
+from adapterhub.cli.training import _Plain, line
 from adapterhub.train.log import Progress
 from adapterhub.train.settings import as_toml, kind_of, read
 
@@ -131,6 +134,24 @@ def test_progress_is_a_line_now_and_then_with_rate_and_time_left(capsys: pytest.
         "step 11/4000, loss 0.2500, 1 steps/s, 1:06:29 left",
         "step 4000/4000, loss 0.2500, 267 steps/s, 0:00:00 left",
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_one_line_that_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with line(4) as watch:
+        for step in (1, 2, 3):
+            watch(Progress(step, 4, 0.25, 1.0, float(step)))
+    seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "3/4" in seen
+    assert "loss 0.2500, 1 steps/s, 0:00:01 left" in seen
 
 
 def test_config_of_json_is_no_traceback(cli: Cli, tmp_path: Path) -> None:

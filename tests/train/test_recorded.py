@@ -226,3 +226,12 @@ def test_samples_are_drawn_in_halves_too(base_of: BaseOf, pictures: Path, tmp_pa
     )
     with Image.open(done.samples[0]) as grid:
         assert len({grid.getpixel((x, 30)) for x in range(4, 36)}) > 4
+
+
+def test_rare_words_are_listed_for_people_and_for_programs(base_of: BaseOf, cli: Cli) -> None:
+    shown = cli("train", "dreambooth", "--find-identifier", "--base", base_of("sd1"))
+    told = cli("train", "dreambooth", "--find-identifier", "--set", f'base="{base_of("sd1")}"', "--json")
+    words = [one["text"] for one in json.loads(told.out)["identifiers"]]
+    assert (shown.status, told.status) == (0, 0)
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["word", *words]
+    assert cli("train", "dreambooth", "--find-identifier").status == 2
