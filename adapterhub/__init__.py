@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import builtins
     from collections.abc import Iterable
 
+    from adapterhub import train
     from adapterhub.documents import ArchitectureInfo, LayoutInfo
     from adapterhub.errors import AdapterhubError
     from adapterhub.files.progress import watched
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.kin import duplicates, similar
     from adapterhub.registry.lineage import lineage
     from adapterhub.registry.lock import lock
-    from adapterhub.registry.recording import record
+    from adapterhub.registry.recording import record, record_training
     from adapterhub.registry.replay import replay
     from adapterhub.registry.show import show
     from adapterhub.registry.sidecars import export_sidecars
@@ -92,6 +93,7 @@ __all__ = [
     "rate",
     "record",
     "record_edit",
+    "record_training",
     "remove",
     "replay",
     "resize",
@@ -103,6 +105,7 @@ __all__ = [
     "similar",
     "sync",
     "tag",
+    "train",
     "unmerge",
     "validate",
     "verify",
@@ -135,6 +138,7 @@ _HOMES = {
     "alias": "adapterhub.registry.edit",
     "record": "adapterhub.registry.recording",
     "record_edit": "adapterhub.registry.editing",
+    "record_training": "adapterhub.registry.recording",
     "remove": "adapterhub.registry.edit",
     "replay": "adapterhub.registry.replay",
     "duplicates": "adapterhub.registry.kin",
@@ -154,7 +158,7 @@ _HOMES = {
     "search_hub": "adapterhub.hub.search",
     "watched": "adapterhub.files.progress",
 }
-_CALLABLE_MODULES = {"architectures", "layouts", "metadata"}
+_CALLABLE_MODULES = {"architectures", "layouts", "metadata", "train"}
 
 
 def __getattr__(name: str) -> object:

@@ -52,6 +52,7 @@ COMMANDS = {
     "sync": "Check that the files of a lock file are there, or put them there.",
     "pull": "Get an adapter from the Hub or an address, having looked at it before.",
     "push": "Put an adapter or a model on the Hugging Face Hub, with a card that says what it is.",
+    "train": "Train an embedding, a LoRA, a hypernetwork or a whole model on pictures.",
     "layouts": "List the layouts that are read and written.",
     "architectures": "List the model families that are known.",
     "demo": "Convert the fixtures of a source checkout and show the proofs.",

@@ -10,7 +10,7 @@ import click
 import adapterhub
 from adapterhub.cli.options import as_json, base, debug, paths
 from adapterhub.cli.paths import each
-from adapterhub.cli.terminal import columns, counts, escape, number, problems
+from adapterhub.cli.terminal import columns, counts, escape, number, problems, trained
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection
@@ -57,6 +57,7 @@ def describe(found: Inspection) -> list[str]:
         ("tokens", ", ".join(f"{token.token} ({token.vectors})" for token in found.tokens)),
         ("structure", ", ".join(f"{name} {value}" for name, value in (found.structure or {}).items())),
         ("tensors", f"{found.tensors:,} ({counts(found.dtypes)}), {found.parameters:,} numbers, {found.size:,} bytes"),
+        ("trained", trained(found.metadata)),
         ("metadata", f"{len(found.metadata)} fields" if found.metadata else ""),
         ("fingerprint", found.fingerprint or ""),
         *_hashes(found),

@@ -13,7 +13,7 @@ from adapterhub.cli.faults import explain
 from adapterhub.cli.terminal import note
 
 if TYPE_CHECKING:
-    from adapterhub.documents import Conversion, HeaderMetadata
+    from adapterhub.documents import Conversion, HeaderMetadata, Training
 
 
 def is_kept(db: Path | None) -> bool:
@@ -37,6 +37,13 @@ def keep(done: Conversion, db: Path | None) -> None:
     if is_kept(db):
         with recording("written"):
             adapterhub.record(done, db=db)
+
+
+def keep_training(done: Training, db: Path | None) -> None:
+    """Records what was trained, and on what."""
+    if is_kept(db):
+        with recording("written"):
+            adapterhub.record_training(done, db=db)
 
 
 def keep_edit(done: HeaderMetadata, db: Path | None) -> None:

@@ -10,7 +10,7 @@ import click
 import adapterhub
 from adapterhub.cli.options import as_json, db, debug
 from adapterhub.cli.rows import ref
-from adapterhub.cli.terminal import columns, counts, in_bytes, problems, write, write_json
+from adapterhub.cli.terminal import columns, counts, in_bytes, problems, trained, write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Record
@@ -50,6 +50,7 @@ def describe(found: Record) -> list[str]:
         *((name, digits) for file in found.files or () for name, digits in file.hashes.items()),
         *((f"{name} ({told.origin})", _short(told.value)) for name, all_ in (found.facts or {}).items() for told in all_),
         *((file.role, file.path) for file in found.files or () if file.role != "content"),
+        ("trained", trained(found.metadata or {})),
         ("metadata", f"{len(found.metadata)} fields" if found.metadata else ""),
     ]  # fmt: skip
     return columns([row for row in rows if row[1]]) + problems(found.problems)

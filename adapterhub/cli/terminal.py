@@ -5,6 +5,7 @@ JSON is plain ASCII, so that nothing in a file acts on a terminal and every loca
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +77,17 @@ def in_bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count} bytes"
+
+
+def trained(metadata: Mapping[str, str]) -> str:
+    """What trained it, where `adapterhub train` did: "lora, 500 steps on 4 pictures"; nothing otherwise."""
+    try:
+        told = json.loads(metadata.get("adapterhub.training", "{}"))
+        return (
+            f"{told['technique']}, {told['settings']['steps']} steps on {told['data']['subject']['pictures']} pictures"
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def problems(found: Iterable[Problem]) -> list[str]:

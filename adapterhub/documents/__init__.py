@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         Told,
         Trouble,
     )
+    from adapterhub.documents.trained import Identifier, Identifiers, RareToken, Training, TrainingPlan
     from adapterhub.documents.training import (
         DreamBoothSettings,
         HypernetworkSettings,
@@ -97,7 +98,6 @@ if TYPE_CHECKING:
         PriorSettings,
         Technique,
         TextualInversionSettings,
-        Training,
         TrainingSettings,
     )
 
@@ -110,13 +110,13 @@ __all__ = [
     "Diagnosis", "Difference", "Document", "DreamBoothSettings", "Duplicates", "EnergyShare", "Exactness",
     "ExportHead", "Exported", "ExportedFile", "ExportedParent", "ExportedRecipe", "ExportedRecord", "Failure",
     "Fault", "Fidelity", "FieldChange", "FileStamp", "Finding", "Forecast", "Group", "Hashes", "HeaderMetadata",
-    "HeatMap", "HubModel", "HubSearch", "HypernetworkSettings", "HypernetworkStructure", "Imported", "Indexing",
+    "HeatMap", "HubModel", "HubSearch", "HypernetworkSettings", "HypernetworkStructure", "Identifier", "Identifiers", "Imported", "Indexing",
     "Ingredient", "Inspection", "LayoutInfo", "LedgerEntry", "Lineage", "ListedTensor", "Lock", "Locked",
     "LoraSettings", "Member", "Misfit", "ModelFit", "ModuleDifference", "ModuleSpectrum", "NearToken", "NearVector",
     "Nearest", "Part", "PathText", "PriorSettings", "Problem", "Pulled", "PulledFile", "Push", "PushedFile",
-    "Reason", "Recipe", "Record", "RecordFile", "Redaction", "Remote", "Replay", "SidecarChange", "SidecarExport",
+    "RareToken", "Reason", "Recipe", "Record", "RecordFile", "Redaction", "Remote", "Replay", "SidecarChange", "SidecarExport",
     "SidecarGap", "Similar", "Similarity", "Source", "Spectrum", "Step", "Sync", "Synced", "Target", "Technique",
-    "TextualInversionSettings", "Thumbnail", "Token", "TokenTable", "Told", "Training", "TrainingSettings",
+    "TextualInversionSettings", "Thumbnail", "Token", "TokenTable", "Told", "Training", "TrainingPlan", "TrainingSettings",
     "Trouble", "Unmeasured", "Validation", "Verdict", "Verification", "schema",
 ]  # fmt: skip
 
@@ -147,9 +147,10 @@ _HOMES = {
             "record",
             "Ancestor Duplicates Group Indexing Lineage Member Record RecordFile Replay Similar Similarity Step Told Trouble",
         ),
+        ("trained", "Identifier Identifiers RareToken Training TrainingPlan"),
         (
             "training",
-            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings Training TrainingSettings",
+            "DreamBoothSettings HypernetworkSettings LoraSettings PriorSettings Technique TextualInversionSettings TrainingSettings",
         ),
     )
     for name in names.split()
@@ -193,6 +194,8 @@ _PUBLIC = {
     "train-lora": "LoraSettings",
     "train-hypernetwork": "HypernetworkSettings",
     "training": "Training",
+    "training-plan": "TrainingPlan",
+    "identifiers": "Identifiers",
 }
 
 

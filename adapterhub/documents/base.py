@@ -1,6 +1,7 @@
 """What all documents have in common, and the words that they share."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -31,6 +32,14 @@ class Document(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    @classmethod
+    def tried(cls, told: Mapping[str, Any]) -> Self | list[Mapping[str, Any]]:
+        """The document of these values, or what pydantic says of each that is wrong."""
+        try:
+            return cls.model_validate(dict(told))
+        except ValidationError as error:
+            return list(error.errors(include_url=False))
 
 
 class Problem(Document):

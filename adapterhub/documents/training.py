@@ -1,4 +1,4 @@
-"""What a training is told, and what came of it.
+"""What a training is told.
 
 Every setting says its unit, where it comes from and what it is if nobody says otherwise; the flags of `adapterhub train`, the
 TOML file of `--config` and the schemas are these models.
@@ -6,12 +6,11 @@ TOML file of `--config` and the schemas are these models.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from adapterhub.documents.base import Document, PathText, Problem
-from adapterhub.documents.conversion import Recipe, Target
+from adapterhub.documents.base import Document, PathText
 
 Technique = Literal["textual-inversion", "dreambooth", "lora", "hypernetwork"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
@@ -23,8 +22,15 @@ def setting(default: Any, description: str, unit: str = "", source: str = "", **
     return Field(default, description=description, json_schema_extra=told, **limits)
 
 
+Many = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0)]
+
+
 class TrainingSettings(Document):
     """What all four trainers are told."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    technique: ClassVar[Technique]
 
     base: PathText = setting(..., "the model to train on: a diffusers folder, a single file, or a Hub id")
     images: PathText = setting(..., "a folder of pictures; captions stand in NAME.txt beside them or in metadata.jsonl")
@@ -95,6 +101,13 @@ class TrainingSettings(Document):
         (), "who else is told of losses", source="accelerate"
     )
 
+    @field_validator("layouts", check_fields=False)
+    @classmethod
+    def _one_each(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (not names or len({*names}) < len(names)):
+            raise ValueError("name one layout at least, and none twice")
+        return names
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.micro_batch is not None and self.micro_batch > self.batch:
@@ -125,10 +138,12 @@ class PriorSettings(TrainingSettings):
 class TextualInversionSettings(TrainingSettings):
     """Textual Inversion: new words for a frozen model."""
 
+    technique = "textual-inversion"
+
     token: str = setting(..., "the new word, which must not be in the vocabulary", pattern=r"^<[a-z0-9-]+>$")
     initial_words: str = setting(
         ...,
-        "a word, or one for each vector, whose vectors are where training begins",
+        "a word, or several that the vectors are shared out to, whose vectors are where training begins",
         source="Gal et al. 2022, 4 (a coarse descriptor)",
     )
     vectors: int = setting(1, "rows of the embedding", "vectors", "Gal et al. 2022 (1); A1111 (1–16)", ge=1, le=64)
@@ -140,7 +155,10 @@ class TextualInversionSettings(TrainingSettings):
     keep_norm: bool = setting(
         False, "bring each vector to the median norm of the vocabulary after every step", source="OneTrainer"
     )
-    layouts: tuple[str, ...] = setting(("diffusers", "a1111", "kohya"), "the layouts that the result is written in")
+    layouts: tuple[str, ...] | None = setting(
+        None,
+        "the layouts that the result is written in; if not given, diffusers, a1111 and kohya, as far as they hold it",
+    )
     steps: int = setting(3000, "optimizer steps", "steps", "Gal et al. 2022 (5000 at batch 4 on 2 GPUs)", ge=1)
     batch: int = setting(
         4, "pictures a step, over all processes and micro-batches: nothing is scaled by it", "pictures", ge=1
@@ -157,6 +175,8 @@ class TextualInversionSettings(TrainingSettings):
 class LoraSettings(PriorSettings):
     """LoRA: h = W₀x + (α/r)·BAx."""
 
+    technique = "lora"
+
     rank: int = setting(16, "r, the rows of A", "r", "Hu et al. 2021, 4.1", ge=1)
     alpha: float | None = setting(
         None, "α; the rank if not given, so that its factor is 1", "α", "Hu et al. 2021, 4.1", gt=0
@@ -168,8 +188,8 @@ class LoraSettings(PriorSettings):
     text_targets: tuple[str, ...] = setting(
         (), "the same for the text encoders: attention, feed-forward, all, or patterns; not trained if not given"
     )
-    ranks: dict[str, int] = setting({}, "other ranks by pattern of module paths; the last that matches counts", "r")
-    alphas: dict[str, float] = setting({}, "other α by pattern of module paths; the last that matches counts", "α")
+    ranks: dict[str, Many] = setting({}, "other ranks by pattern of module paths; the last that matches counts", "r")
+    alphas: dict[str, Factor] = setting({}, "other α by pattern of module paths; the last that matches counts", "α")
     initialization: Literal["gaussian", "kaiming"] = setting(
         "gaussian", "of A: N(0, 1/r²), or uniform as Kohya's and Microsoft's", source="diffusers, peft; loralib"
     )
@@ -185,6 +205,8 @@ class LoraSettings(PriorSettings):
 class DreamBoothSettings(PriorSettings):
     """DreamBooth: a whole model learns [identifier] [class noun]."""
 
+    technique = "dreambooth"
+
     prompt: str = setting(
         ..., "what pictures without a caption show: a [identifier] [class noun]", source="Ruiz et al. 2023, 3.2"
     )
@@ -193,6 +215,9 @@ class DreamBoothSettings(PriorSettings):
     )
     layouts: tuple[Literal["diffusers", "single-file"], ...] = setting(
         ("diffusers",), "the layouts that the result is written in"
+    )
+    dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None, "of the trained weights in the result; that which the base has them in if not given"
     )
     extract_rank: int | None = setting(None, "also write what was learned as a LoRA of this rank", "r", ge=1)
     steps: int = setting(800, "optimizer steps", "steps", "Ruiz et al. 2023 (about 1000)", ge=1)
@@ -203,6 +228,8 @@ class DreamBoothSettings(PriorSettings):
 
 class HypernetworkSettings(TrainingSettings):
     """A1111's hypernetwork: small nets that change what attention makes its keys and values of."""
+
+    technique = "hypernetwork"
 
     prompt: str | None = setting(None, "what pictures without a caption show")
     widths: Literal["all", "text"] | tuple[int, ...] = setting(
@@ -227,21 +254,3 @@ class HypernetworkSettings(TrainingSettings):
     layouts: tuple[str, ...] = setting(("a1111", "safetensors"), "the layouts that the result is written in")
     steps: int = setting(10000, "optimizer steps", "steps", "A1111's practice", ge=1)
     learning_rate: float = setting(1e-5, "of the optimizer, not scaled by anything", "per step", "A1111", gt=0)
-
-
-class Training(Document):
-    """What a training made."""
-
-    technique: Technique = Field(description="what was trained")
-    files: list[Target] = Field(
-        description="what was written, the first made by training, the others converted from it"
-    )
-    steps: int = Field(description="how many were made, those before a resumption included")
-    loss: float | None = Field(description="the mean of the last tenth of steps; null where there were none")
-    trained: int = Field(description="numbers that were trained")
-    images: int = Field(description="pictures of the subject")
-    processes: int = Field(description="processes that trained")
-    samples: list[PathText] = Field(description="pictures of samples, and of the loss")
-    problems: list[Problem] = Field(description="what validate says of the results")
-    recipe: Recipe = Field(description="how it was made; it stands in the files, too")
-    seconds: float = Field(description="wall time of this run")

@@ -6,6 +6,7 @@ from adapterhub.adapter import Kind
 from adapterhub.documents import Recipe
 from adapterhub.hub.card_facts import Facts
 from adapterhub.hub.card_snippets import UNKNOWN, snippet
+from adapterhub.hub.card_training import rows
 from adapterhub.hub.markdown import code, codes, escaped, title
 from adapterhub.operations.recipe import FIELD
 
@@ -90,7 +91,8 @@ def _use(facts: Facts) -> list[str]:
 
 def _training(facts: Facts) -> list[str]:
     said = {label: facts.metadata.get(name, "").strip() for name, label in _TRAINED.items()}
-    return _rows({label: code(text, 160) for label, text in said.items() if text not in _NOTHING})
+    told = {label: text for label, text in said.items() if text not in _NOTHING} | rows(facts.metadata)
+    return _rows({label: code(text, 160) for label, text in told.items()})
 
 
 def _fidelity(facts: Facts) -> list[str]:

@@ -16,7 +16,7 @@ from adapterhub.adapter import Kind
 from adapterhub.documents import Inspection, Problem
 from adapterhub.documents.publication import Push, PushedFile
 from adapterhub.errors import AdapterhubError, BrokenAdapter, MachineFailure, UsageError
-from adapterhub.hub import card, card_body, card_fields, pictures, publishing
+from adapterhub.hub import card, card_body, card_fields, pictures, publishing, run_folder
 from adapterhub.hub.card_facts import Facts, Options, base_of, gathered, is_hub_id, lacking, license_of
 from adapterhub.hub.publishing import CARD, Place, There
 from adapterhub.hub.staging import Staged, Wanted, staged
@@ -64,7 +64,7 @@ def push(
     dry_run: bool = False,
     force: bool = False,
 ) -> Push:
-    """Puts the adapter or model at `path` into the model repository `repo_id` ("alice/fox-lora"), in one commit.
+    """Puts the adapter or model at `path` (or of the training whose folder that is, with its samples) into the model repository `repo_id` ("alice/fox-lora"), in one commit.
 
     It is validated, and written in the layout that the Hub's readers look for, with those in `also` beside it; LoRAs first
     `as_algorithm` "lora", of `rank`, where diffusers cannot hold them. `revision` is a branch, made if need be; `create_pr`
@@ -80,8 +80,9 @@ def push(
     _check(repo_id, options)
     place = Place(repo_id, revision or "main", create_pr, private, _title(message, repo_id))
     wanted = Wanted(also, as_algorithm, rank, base_model, clean_private)
+    source, shown = run_folder.resolved(Path(path), images)
     with tempfile.TemporaryDirectory(prefix="adapterhub-push-") as name:
-        ready = _prepared(Path(path), Path(name), repo_id, options, wanted, images)
+        ready = _prepared(source, Path(name), repo_id, options, wanted, shown)
         done = _pushed(path, place, ready, options, publishing.client(token), Path(name), dry_run=dry_run, force=force)
     return done.model_copy(update={"dry_run": dry_run, "seconds": round(time.perf_counter() - started, 3)})
 

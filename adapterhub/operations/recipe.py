@@ -29,6 +29,8 @@ P = ParamSpec("P")
 
 FIELD = "adapterhub.recipe"
 """The metadata field."""
+TRAINED = "adapterhub.training"
+"""The metadata field that tells of the settings, the data and the losses of a training."""
 INPUT = "input"
 """The key of what stands in parameters in place of an input's path: its number."""
 MARKED = 64 << 20
@@ -102,6 +104,17 @@ def named(path: Path) -> str:
 
 
 _CURRENT: ContextVar[Making | None] = ContextVar("making", default=None)
+_RESPELLED: ContextVar[bool] = ContextVar("respelled", default=False)
+
+
+@contextmanager
+def respelled() -> Iterator[None]:
+    """Commands inside leave a file the recipe that it has: they spell what one command made in one more way."""
+    token = _RESPELLED.set(True)
+    try:
+        yield
+    finally:
+        _RESPELLED.reset(token)
 
 
 def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], Callable[P, Conversion]]:
@@ -112,7 +125,7 @@ def recorded(command: str, *inputs: str) -> Callable[[Callable[P, Conversion]], 
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Conversion:
-            if _CURRENT.get() is not None:  # a command that calls another
+            if _CURRENT.get() is not None or _RESPELLED.get():  # a command that calls another
                 return function(*args, **kwargs)
             making = _making(command, signature.bind(*args, **kwargs), signature, inputs)
             token = _CURRENT.set(making)

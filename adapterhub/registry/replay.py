@@ -74,7 +74,10 @@ def _recipe(connection: sqlite3.Connection, ref: str) -> tuple[str, Recipe]:
     if row is None:
         raise NotFound(f"it is not recorded how {ref} was made", mend="adapterhub lineage shows what is.")
     if row["command"] not in COMMANDS:
-        raise RefusedInput(f"{ref} was made by {row['command']}, which cannot be repeated here")
+        training = row["command"].startswith("train ")
+        raise RefusedInput(f"{ref} was made by {row['command']}, which cannot be repeated here",
+                           mend="Its pictures are not recorded: adapterhub train --config FOLDER/config.toml, with the same ones, "
+                                "makes the same bytes." if training else None)  # fmt: skip
     parents = connection.execute("SELECT * FROM parents WHERE recipe_id = ? ORDER BY place", (row["id"],)).fetchall()
     inputs = [Ingredient(name=one["name"], sha256=one["sha256"], fingerprint=one["fingerprint"]) for one in parents]
     return row["sha256"], Recipe(command=row["command"], version=row["version"], inputs=inputs, output=row["output"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +21,10 @@ from adapterhub.adapter import Kind
 from adapterhub.documents import Ingredient
 from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedInput
 from adapterhub.fingerprint import fingerprint
+from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.operations.convert import convert
 from adapterhub.operations.digests import digest_of
+from adapterhub.operations.recipe import named
 
 transformers.utils.logging.set_verbosity_error()  # it says of every model what it falls back to
 transformers.utils.logging.disable_progress_bar()
@@ -52,10 +54,18 @@ class Base:
     tokenizers: dict[str, Any]
     scheduler: Any
     ingredient: Ingredient
+    new_words: dict[str, str] = field(default_factory=dict)
+    """What new words of the tokenizers stand for: `<fox> <fox>_1` for `<fox>`."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Every component that has weights."""
         return {"unet": self.unet, "vae": self.vae, **self.encoders}
+
+    def expanded(self, caption: str) -> str:
+        """A caption with new words of several vectors written out, as diffusers does with prompts."""
+        for word, tokens in self.new_words.items():
+            caption = caption.replace(word, tokens)
+        return caption
 
     @property
     def scale(self) -> int:
@@ -69,7 +79,7 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
 
     A single file, and a folder that holds pickles, are converted first, which reads them without executing them.
     """
-    path = _here(source)
+    path = here(source)
     with TemporaryDirectory(prefix="adapterhub-base-") as temporary:
         with files.read(path) as package:
             identity = layouts.identify(package)
@@ -81,16 +91,18 @@ def opened(source: str, architectures: tuple[str, ...]) -> Iterator[Base]:
                 raise RefusedInput(f"{source}: the base is of the architecture {architecture}, and this trainer knows "
                                    f"{', '.join(architectures)}")  # fmt: skip
             ingredient = Ingredient(
-                name=path.resolve().name, sha256=digest_of(package), fingerprint=fingerprint(reading.adapter)
+                name=named(path) if Path(source).exists() else source,
+                sha256=digest_of(package),
+                fingerprint=fingerprint(reading.adapter),
             )
         folder = path
         if not _is_plain(path):
             folder = Path(temporary) / "base"
             convert(path, folder, to="diffusers", digests=False)
-        yield _loaded(folder, architecture, ingredient)
+        yield _loaded(folder, architecture, ingredient, source)
 
 
-def _here(source: str) -> Path:
+def here(source: str) -> Path:
     """The path, or where the Hub's files were put."""
     if (path := Path(source)).exists():
         return path
@@ -106,20 +118,20 @@ def _here(source: str) -> Path:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether it is a folder of safetensors as diffusers saves it."""
+    """Whether it is a folder of safetensors as diffusers saves it, and not of a variant alone."""
     if not path.is_dir():
         return False
-    parts = [part for part in path.iterdir() if part.is_dir() and part.name in ("unet", "vae", *ENCODERS)]
-    return all(any(part.glob("*.safetensors")) for part in parts)
+    parts = [path / file for name, file in FILES.items() if (path / name).is_dir()]
+    return all(part.is_file() or part.with_name(f"{part.name}.index.json").is_file() for part in parts)
 
 
-def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
+def _loaded(folder: Path, architecture: str, ingredient: Ingredient, source: str) -> Base:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
 
     def part(name: str) -> Any:
         kind = index[name][1]
         if kind not in _CLASSES:
-            raise RefusedInput(f"{folder}: its {name} is a {kind}, which no trainer here knows")
+            raise RefusedInput(f"{source}: its {name} is a {kind}, which no trainer here knows")
         told: dict[str, Any] = {"subfolder": name, "local_files_only": True}
         if not name.startswith("tokenizer"):
             told |= {"torch_dtype": torch.float32, "use_safetensors": True}
@@ -136,8 +148,13 @@ def _loaded(folder: Path, architecture: str, ingredient: Ingredient) -> Base:
         raise
     except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise RefusedInput(
-            f"{folder}: the model cannot be loaded: {error}", mend="adapterhub validate says what is wrong with it."
+            f"{source}: the model cannot be loaded: {error}",
+            mend="adapterhub validate says what is wrong with it. Of a single file, widths are taken for its family's own: of another "
+            "width, give the folder of diffusers.",
         ) from error
+    if base.unet.config.in_channels != base.vae.config.latent_channels:
+        raise RefusedInput(f"{source}: its UNet takes {base.unet.config.in_channels} channels, and a latent has "
+                           f"{base.vae.config.latent_channels}: inpainting and the like are not trained here")  # fmt: skip
     for module in base.modules().values():
         module.requires_grad_(False).eval()
     return base

@@ -14,7 +14,7 @@ from torch import Tensor
 from adapterhub.errors import RefusedInput
 from adapterhub.train.base import Base
 from adapterhub.train.conditioning import longest
-from adapterhub.train.pictures import Picture, covering, square
+from adapterhub.train.pictures import Picture, corner, square
 from adapterhub.train.randomness import generator
 
 
@@ -37,7 +37,7 @@ class Draw(NamedTuple):
 
 @dataclass
 class Concept:
-    """Pictures, the captions that each can have, and what the mean of their losses counts for.
+    """Pictures, each scaled to cover a sample's square, the captions that each can have, and what the mean of their losses counts for.
 
     `name` makes its randomness its own: two concepts draw independent t and ε (Ruiz et al. 2023, equation 2).
     """
@@ -54,7 +54,7 @@ class Concept:
         digest = hashlib.sha256()
         for picture, texts in zip(self.pictures, self.captions, strict=True):
             digest.update(hashlib.sha256(picture.image.tobytes()).digest())
-            digest.update(json.dumps([picture.image.size, *texts]).encode())
+            digest.update(json.dumps([picture.image.size, picture.size, *texts]).encode())
         return {"pictures": len(self.pictures), "sha256": digest.hexdigest()}
 
     def draws(self, sampling: Sampling, step: int) -> Iterator[Draw]:
@@ -94,8 +94,19 @@ class Concept:
 
     def _encoded(self, picture: int, flipped: bool, where: float, encoder: Encoder) -> tuple[Tensor, Tensor]:
         side = encoder.sampling.side
-        pixels = square(covering(self.pictures[picture].image, side), side, where)
+        pixels = square(self.pictures[picture].image, side, where)
         return encoder(pixels.flip(-1) if flipped else pixels)
+
+    def sizes(self, draw: Draw, side: int) -> tuple[float, ...]:
+        """What SDXL is told of a sample: height and width of the picture as it was, top and left of the cut in the picture as it
+        was scaled (and mirrored), height and width of the cut (Podell et al. 2023, 2.2).
+        """
+        picture = self.pictures[draw.picture]
+        left, top = corner(picture.image, side, draw.where)
+        if draw.flipped:
+            left = picture.image.width - side - left
+        width, height = picture.size
+        return tuple(map(float, (height, width, top, left, side, side)))
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ def ensure_short(concept: Concept, base: Base) -> None:
     limit = longest(list(base.tokenizers.values()))
     for picture, texts in zip(concept.pictures, concept.captions, strict=True):
         for text in texts:
-            counts = [len(tokenizer.tokenize(text)) for tokenizer in base.tokenizers.values()]
+            counts = [len(tokenizer.tokenize(base.expanded(text))) for tokenizer in base.tokenizers.values()]
             if max(counts) > limit:
                 raise RefusedInput(f"{picture.name}: its caption has {max(counts)} tokens, and the text encoder reads {limit}",
                                    mend="Shorten the caption: its end would count for nothing.")  # fmt: skip

@@ -26,13 +26,16 @@ class Conditioner(nn.Module):
     def __init__(self, base: Base) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(base.encoders)
-        self.tokenizers = base.tokenizers
+        self.tokenizers, self.expanded = base.tokenizers, base.expanded
         self.is_xl = base.architecture == "sdxl"
+        if self.is_xl:
+            _freeze_unseen(base.encoders["text_encoder"])
 
     def tokens(self, captions: Sequence[str]) -> list[Tensor]:
         """The ids of captions for each encoder, (B, tokens), cut and padded to its length."""
+        texts = [self.expanded(caption) for caption in captions]
         return [
-            torch.as_tensor(tokenizer(list(captions), padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids)
+            torch.as_tensor(tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids)
             for tokenizer in self.tokenizers.values()
         ]  # fmt: skip
 
@@ -50,6 +53,13 @@ class Conditioner(nn.Module):
     def is_trained(self) -> bool:
         """Whether anything that is trained is inside, so that conditions change from step to step."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+
+def _freeze_unseen(encoder: Any) -> None:
+    """What comes behind the last state but one has no gradient, and processes that share a model wait for it in vain."""
+    model = getattr(encoder, "text_model", encoder)  # which transformers ≥ 5.6 has merged with the encoder
+    for part in (model.encoder.layers[-1], model.final_layer_norm):
+        part.requires_grad_(False)
 
 
 def longest(tokenizers: Sequence[Any]) -> int:

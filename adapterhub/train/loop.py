@@ -7,49 +7,37 @@ agree up to the rounding of sums, and a resumed run ends with the bytes of one t
 
 from __future__ import annotations
 
-import json
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 from torch import nn
 
 from adapterhub.documents import TrainingSettings
-from adapterhub.errors import RefusedInput, UsageError
-from adapterhub.train import samples, state
+from adapterhub.errors import UsageError
+from adapterhub.train import log, optimizer, rehearsal, samples, state
 from adapterhub.train.base import Base
+from adapterhub.train.beginning import Run, settled
 from adapterhub.train.concept import Concept, Draw, Encoder, sampling_of
 from adapterhub.train.conditioning import Condition, Conditioner
 from adapterhub.train.denoiser import Batch, Denoiser
-from adapterhub.train.objective import Objective, with_zero_terminal_snr
+from adapterhub.train.log import Progress, Watch
+from adapterhub.train.objective import objective_of
 from adapterhub.train.randomness import number
+from adapterhub.train.stopping import asked_to_stop, broken
 
-LOG = "log.jsonl"
+__all__ = ["Loop", "Progress", "Watch"]
+
 _HALVES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Progress(NamedTuple):
-    """A step that was made: its number from 1, its loss, the norm of its gradient, and seconds since training began."""
-
-    step: int
-    steps: int
-    loss: float
-    norm: float
-    seconds: float
-
-
-Watch = Callable[[Progress], None]
+_CONDITIONS = 1024
+"""Captions whose conditions are kept: of SDXL's 0.6 MB each."""
 
 
 @dataclass
@@ -61,7 +49,7 @@ class Loop:
     settings: TrainingSettings
     base: Base
     concepts: Sequence[Concept]
-    accelerator: Accelerator
+    accelerator: Run
     beside: nn.Module | None = None
     after: Callable[[], None] | None = None
     watch: Watch | None = None
@@ -84,23 +72,21 @@ class Loop:
             raise UsageError(f"a batch of {self.settings.batch} cannot be shared by {self.processes} processes",
                              mend="Give --batch at least that many.")  # fmt: skip
         self._prepare()
-        first = self._restore()
-        with _asked_to_stop() as asked, self._log(first) as tell:
+        first = self._restore() if self.accelerator.resumes else 0
+        rehearsal.stop(self, first)
+        settled(self.settings, self.accelerator)
+        with asked_to_stop() as asked, self._told(first) as tell:
             for step in range(first, self.settings.steps):
                 loss, norm, stop = self._step(step, asked)
                 self.losses.append(loss)
                 done = Progress(step + 1, self.settings.steps, loss, norm, time.perf_counter() - self.began)
                 tell(done)
                 self._between(done, stop=stop)
-        self.accelerator.end_training()
+        self.accelerator.finish_trackers()
 
     def _prepare(self) -> None:
         settings, base, device = self.settings, self.base, self.accelerator.device
-        signal_ = base.scheduler.alphas_cumprod.float()
-        velocity = (settings.prediction or base.scheduler.config.prediction_type) == "v_prediction"
-        self.objective = Objective(
-            with_zero_terminal_snr(signal_) if settings.zero_terminal_snr else signal_, velocity, settings.snr_gamma
-        )
+        self.objective = objective_of(settings, base.scheduler)
         self.sampling = sampling_of(settings, base)
         self.encoder = Encoder(base.vae.to(device), device, self.sampling)
         self.conditioner = Conditioner(base)
@@ -111,14 +97,17 @@ class Loop:
         if settings.gradient_checkpointing:
             base.unet.enable_gradient_checkpointing()
             for encoder in base.encoders.values():
-                encoder.gradient_checkpointing_enable()
-        self.optimizer = _made(settings, self.parameters.values())
-        self.schedule = get_scheduler(settings.schedule, self.optimizer, settings.warmup, settings.steps)
+                # renamed in transformers 5
+                getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
+        self.optimizer, self.schedule = optimizer.made(settings, self.parameters.values())
+        # SDXL reads its first text encoder below its last layer: what is trained there gets no gradient
+        self.accelerator.allow_unused(base.architecture == "sdxl" and self.conditioner.is_trained)
         self.denoiser, self.prepared = self.accelerator.prepare(denoiser.train().to(device), self.optimizer)
         self._conditions: dict[str, Condition] = {}
 
     def _restore(self) -> int:
         found = state.restored(Path(self.settings.output), self.settings, self.data)
+        self._ensure_same(0 if found is None else found.step)
         if found is None:
             return 0
         for name, parameter in self.parameters.items():
@@ -130,6 +119,13 @@ class Loop:
         self.losses[:] = found.rest["losses"]
         return found.step
 
+    def _ensure_same(self, step: int) -> None:
+        """UsageError where processes on several machines do not see the same state."""
+        steps = self.accelerator.gather(torch.tensor([step], device=self.accelerator.device)).tolist()
+        if {*steps} != {step}:
+            raise UsageError(f"processes would go on from the steps {', '.join(map(str, sorted({*steps})))}",
+                             mend="Put the output's folder where every machine sees it.")  # fmt: skip
+
     def save(self, step: int) -> None:
         """Writes a state that a later run goes on from."""
         if self.accelerator.is_main_process:
@@ -138,10 +134,11 @@ class Loop:
                     "scaler": scaler.state_dict() if scaler is not None else {}}  # fmt: skip
             trained = {name: one.detach().cpu().contiguous() for name, one in self.parameters.items()}
             state.save(Path(self.settings.output), state.State(step, trained, rest), self.settings, self.data)
+        self.accelerator.wait_for_everyone()  # a launcher kills those that are left when the first process ends
 
     def _step(self, step: int, asked: threading.Event) -> tuple[float, float, bool]:
         """One optimizer step: its loss, the norm of its gradient, and whether any process was asked to stop."""
-        torch.manual_seed(number(self.settings.seed, "dropout", step))
+        torch.manual_seed(number(self.settings.seed, f"dropout {self.accelerator.process_index}", step))
         draws = [draw for concept in self.concepts for draw in concept.draws(self.sampling, step)]
         mine = draws[self.accelerator.process_index :: self.processes]
         size = self.settings.micro_batch or len(mine)
@@ -152,14 +149,17 @@ class Loop:
             with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.denoiser):
                 weights = torch.tensor([draw.weight for draw in part], device=self.accelerator.device)
                 loss = (self.denoiser(self._batch(part)) * weights).sum()
-                self.accelerator.backward(
-                    loss * self.processes
-                )  # data-parallel runs average gradients: this makes it a sum
+                # data-parallel runs average gradients: this makes it a sum
+                self.accelerator.backward(loss * self.processes)
                 total += loss.detach()
         told = self.accelerator.reduce(torch.stack([total, total.new_tensor(float(asked.is_set()))]), "sum")
         if not math.isfinite(found := float(told[0])):
-            raise _broken(step, draws, self.settings)
+            raise broken(step, "the loss", draws, self.settings, self.denoiser, self.encoder)
         norm = self._clipped()
+        if (
+            not math.isfinite(norm) and self.accelerator.scaler is None
+        ):  # a scaler leaves such a step out, and scales less
+            raise broken(step, "the gradient", draws, self.settings, self.denoiser, self.encoder)
         self.prepared.step()
         self.schedule.step()
         if self.after is not None:
@@ -174,27 +174,30 @@ class Loop:
         device = self.accelerator.device
         captions = [draw.caption for draw in part]
         trained = self.conditioner.is_trained
-        side = float(self.sampling.side)
         return Batch(
             torch.stack([draw.concept.latents(draw, self.encoder) for draw in part]).to(device),
             torch.stack([draw.noise for draw in part]).to(device),
             torch.tensor([draw.t for draw in part], device=device),
             [ids.to(device) for ids in self.conditioner.tokens(captions)] if trained else None,
             None if trained else self._known(captions),
-            torch.tensor([side, side, 0.0, 0.0, side, side], device=device).repeat(len(part), 1),
+            torch.tensor([draw.concept.sizes(draw, self.sampling.side) for draw in part], device=device),
         )
 
     @torch.no_grad()
     def _known(self, captions: Sequence[str]) -> Condition:
         """The conditions of captions, each computed once: the encoders do not change."""
-        for caption in dict.fromkeys(captions):
-            if caption not in self._conditions:
-                ids = [one.to(self.accelerator.device) for one in self.conditioner.tokens([caption])]
-                with self.accelerator.autocast():
-                    self._conditions[caption] = self.conditioner(ids)
-        known = [self._conditions[caption] for caption in captions]
+        known = [self._condition(caption) for caption in captions]
         pooled = [one.pooled for one in known if one.pooled is not None]
         return Condition(torch.cat([one.states for one in known]), torch.cat(pooled) if pooled else None)
+
+    def _condition(self, caption: str) -> Condition:
+        if caption not in self._conditions:
+            while len(self._conditions) >= _CONDITIONS:
+                self._conditions.pop(next(iter(self._conditions)))
+            ids = [one.to(self.accelerator.device) for one in self.conditioner.tokens([caption])]
+            with self.accelerator.autocast():
+                self._conditions[caption] = self.conditioner(ids)
+        return self._conditions[caption]
 
     def _between(self, done: Progress, *, stop: bool) -> None:
         settings = self.settings
@@ -212,80 +215,37 @@ class Loop:
         """A grid of samples in the output's folder; None where none are asked for, or another process draws them."""
         if not self.settings.sample_count or not self.accelerator.is_main_process:
             return None
-        with self.accelerator.autocast():
-            return samples.sheet(self.settings, self.base, self.prompts(), self.sampling.side, step)
+        self.denoiser.eval()
+        try:
+            with self.accelerator.autocast():
+                return samples.sheet(self.settings, self.base, self.prompts(), self.sampling.side, step)
+        finally:
+            self.denoiser.train()
 
     def prompts(self) -> Sequence[str]:
         """What is sampled: what the settings say, or the first caption of each concept."""
         return self.settings.sample_prompts or [concept.captions[0][0] for concept in self.concepts]
 
     @contextmanager
-    def _log(self, first: int) -> Iterator[Callable[[Progress], None]]:
-        """A line of JSON a step; what a stopped run wrote beyond its state is cut off."""
+    def _told(self, first: int) -> Iterator[Callable[[Progress], None]]:
+        """What tells the log and the trackers of a step."""
         if not self.accelerator.is_main_process:
             yield lambda done: None
             return
-        path = Path(self.settings.output) / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text("utf-8").splitlines(keepends=True)[:first] if path.is_file() else []
         if self.settings.trackers:
             self.accelerator.init_trackers("adapterhub")
-        with path.open("w", encoding="utf-8") as log:
-            log.writelines(kept)
+        with log.written(Path(self.settings.output), first) as write:
 
             def tell(done: Progress) -> None:
-                rate = self.schedule.get_last_lr()[0]
-                log.write(
-                    json.dumps({"step": done.step, "loss": done.loss, "norm": done.norm, "learning_rate": rate}) + "\n"
-                )
-                log.flush()
+                values = {"loss": done.loss, "norm": done.norm, "learning_rate": self.schedule.get_last_lr()[0]}
+                write({"step": done.step, **values})
                 if self.settings.trackers:
-                    self.accelerator.log({"loss": done.loss, "norm": done.norm, "learning_rate": rate}, step=done.step)
+                    self.accelerator.log(values, step=done.step)
 
             yield tell
-
-
-def _made(settings: TrainingSettings, parameters: Any) -> Any:
-    module, _, name = settings.optimizer.partition(":")
-    try:
-        return getattr(import_module(module), name)(
-            list(parameters), lr=settings.learning_rate, **settings.optimizer_options
-        )
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UsageError(f"the optimizer {settings.optimizer} cannot be made: {error}",
-                         mend="Give MODULE:CLASS of one that is installed, and options that it takes.") from error  # fmt: skip
 
 
 def _freeze(denoiser: nn.Module, dtype: torch.dtype) -> None:
     """What is not trained in `dtype`, what is trained in float32: optimizers lose small steps in anything less."""
     for parameter in denoiser.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a run ends between two steps; a second SIGINT ends it at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-def _broken(step: int, draws: Sequence[Draw], settings: TrainingSettings) -> RefusedInput:
-    names = sorted({draw.concept.pictures[draw.picture].name for draw in draws})
-    why = "fp16 overflows in some models: --precision bf16 does not. " if settings.precision == "fp16" else ""
-    return RefusedInput(f"step {step + 1}: the loss is not a finite number, with {', '.join(names[:4])}"
-                        f"{' and others' * (len(names) > 4)}",
-                        mend=f"{why}Lower --learning-rate; the last state in the output's folder is from before this.")  # fmt: skip

@@ -20,6 +20,7 @@ from adapterhub.errors import UsageError
 from adapterhub.tensors import LazyTensor, scalar
 from adapterhub.train.base import Base, canonical, opened
 from adapterhub.train.beginning import begun, subject
+from adapterhub.train.identifiers import warned
 from adapterhub.train.loop import Loop, Watch
 from adapterhub.train.prior import prior
 from adapterhub.train.randomness import generator
@@ -90,10 +91,11 @@ def train(settings: LoraSettings, *, resume: bool = False, force: bool = False, 
     with begun(settings, resume=resume, force=force) as accelerator, opened(settings.base, ARCHITECTURES) as base:
         concepts = [subject(settings, base, [settings.prompt] if settings.prompt else [])]
         concepts += prior(settings, base, accelerator)
+        odd = warned(settings.prompt, base, settings.class_prompt)
         layers = attach(base, settings)
         loop = Loop(settings, base, concepts, accelerator, watch=watch)
         loop.run()
-        return finish(Made("lora", loop, adapter(base, layers), settings.layouts, facts(settings)))
+        return finish(Made("lora", loop, adapter(base, layers), settings.layouts, facts(settings), odd))
 
 
 def attach(base: Base, settings: LoraSettings) -> dict[Module, LoraLayer]:
@@ -133,7 +135,7 @@ def _matching(paths: Iterable[str], pattern: str, component: str) -> list[str]:
 def _layer(module: Module, layer: nn.Linear | nn.Conv2d, settings: LoraSettings) -> LoraLayer:
     rank = _last(settings.ranks, module.module, settings.rank)
     alpha = float(_last(settings.alphas, module.module, settings.alpha or rank))
-    widest = min(layer.out_channels, layer.in_channels) if isinstance(layer, nn.Conv2d) else min(layer.weight.shape)
+    widest = min(layer.weight.flatten(1).shape)
     if rank > widest:
         raise UsageError(f"the rank {rank} is above the width {widest} of {'.'.join(module)}, whose change has no higher rank",
                          mend="Lower --rank, or give these modules another with --ranks.")  # fmt: skip

@@ -9,9 +9,13 @@ of all kinds (min-SNR, prior preservation, the end of an uneven batch) are one m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from adapterhub.documents import TrainingSettings
+from adapterhub.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,17 @@ def with_zero_terminal_snr(signal: Tensor) -> Tensor:
     root = signal.sqrt()
     first, last = root[0].clone(), root[-1].clone()
     return ((root - last) * first / (first - last)).square()
+
+
+def objective_of(settings: TrainingSettings, scheduler: Any) -> Objective:
+    """The objective of a training, by the noise schedule of its base. UsageError for a last step that is noise alone where noise
+    is predicted: it would teach nothing, and samples that begin there are divided by 0 (Lin et al. 2023, 3.2).
+    """
+    signal = scheduler.alphas_cumprod.float()
+    velocity = (settings.prediction or scheduler.config.prediction_type) == "v_prediction"
+    if settings.zero_terminal_snr and not velocity:
+        raise UsageError("zero_terminal_snr is for models that predict v, and this one predicts noise",
+                         mend="Leave it out, or give --prediction v_prediction to teach it v.")  # fmt: skip
+    return Objective(
+        with_zero_terminal_snr(signal) if settings.zero_terminal_snr else signal, velocity, settings.snr_gamma
+    )

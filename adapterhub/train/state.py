@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapterhub.documents import TrainingSettings
-from adapterhub.errors import MachineFailure, UsageError
+from adapterhub.errors import MachineFailure, MalformedFile, UsageError
 
 _PREFIX = "state-"
 _TELLING = "state.json"
@@ -47,9 +49,14 @@ def save(folder: Path, state: State, settings: TrainingSettings, data: Mapping[s
             _flush(path)
         shutil.rmtree(place, ignore_errors=True)
         temporary.rename(place)
-    except OSError as error:
+        _flush(folder)
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors have their own errors of a full disk
         shutil.rmtree(temporary, ignore_errors=True)
-        raise MachineFailure(f"{place}: the state cannot be written: {error.strerror or error}",
+        raise MachineFailure(f"{place}: the state cannot be written: {getattr(error, 'strerror', None) or error}",
                              mend="Make room, and go on with --resume: the state before it is still there.") from error  # fmt: skip
     for other in found(folder):
         if other != place:
@@ -73,19 +80,40 @@ def restored(folder: Path, settings: TrainingSettings, data: Mapping[str, Any]) 
     """The last state in `folder`; None where there is none. UsageError where it is that of another training."""
     if not (states := found(folder)):
         return None
-    told = json.loads((states[-1] / _TELLING).read_text("utf-8"))
+    try:
+        told = json.loads((states[-1] / _TELLING).read_text("utf-8"))
+        rest = torch.load(states[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
+        state = State(int(told["step"]), load_file(states[-1] / "trained.safetensors"), rest)
+        then = {**told["settings"], **{f"the {name}": value for name, value in told["data"].items()}}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise MalformedFile(states[-1], "state", f"the state is damaged: {error}",
+                            mend="Remove it; --resume then goes on from the one before, if there is one, or begins anew.") from error  # fmt: skip
     now = {**_told(settings), **{f"the {name}": value for name, value in json.loads(json.dumps(dict(data))).items()}}
-    then = {**told["settings"], **{f"the {name}": value for name, value in told["data"].items()}}
     if other := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
         raise UsageError(f"{states[-1]} is of a training with other settings: {', '.join(other)}",
                          mend="Give the same settings, or begin anew in another folder.")  # fmt: skip
-    rest = torch.load(states[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
-    return State(told["step"], load_file(states[-1] / "trained.safetensors"), rest)
+    return state
 
 
 def remove(folder: Path) -> None:
     """Removes the states of a training that is done."""
     for path in found(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run left of a state that it was writing."""
+    for path in folder.glob(f".{_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from adapterhub.cli import COMMANDS, adapterhub
 from tests.hostile.payloads import CONTAINERS, HIDDEN, PICKLES
 
-EVIL, STYLE, WORD, OUT, PICTURE, TOKENS = "EVIL", "STYLE", "WORD", "OUT", "PICTURE", "TOKENS"
+EVIL, STYLE, WORD, OUT, PICTURE, TOKENS, SHOTS = "EVIL", "STYLE", "WORD", "OUT", "PICTURE", "TOKENS", "SHOTS"
 CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "inspect": ((EVIL,), (EVIL, "--hash", "--tensors"), (EVIL, "--json"), (STYLE, EVIL),
                 (EVIL, "--spectrum"), (STYLE, "--spectrum", "--base", EVIL)),
@@ -43,6 +44,10 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "embedding nearest": ((EVIL, "--base", OUT), (WORD, "--tokenizer", TOKENS, "--text-encoder", EVIL)),
     "hypernetwork scale": ((EVIL, "2", "-o", f"{OUT}.pt"),),
     "hypernetwork merge": ((f"{EVIL}:1", EVIL, "-o", f"{OUT}.pt"), (EVIL, EVIL, "--method", "chain", "-o", OUT, "--to", "a1111")),
+    **{f"train {name}": (("--base", EVIL, "--images", SHOTS, "-o", OUT, "--steps", "1", *more),) for name, more in (
+        ("textual-inversion", ("--token", "<fox>", "--initial-words", "cat")), ("dreambooth", ("--prompt", "a cat")),
+        ("lora", ("--prompt", "a cat")), ("hypernetwork", ("--prompt", "a cat", "--json")),
+    ) if find_spec(f"adapterhub.train.{name.replace('-', '_')}")},
     "compatible": ((EVIL,), (STYLE, EVIL), (EVIL, "--json")),
     **dict.fromkeys("index watch list search show tag note rate alias remove duplicates similar lineage replay verify doctor backup "
                     "restore export import lock sync metadata pull push".split(), ()),
@@ -73,9 +78,11 @@ class Scene:
     def __init__(self, folder: Path, cli: Callable[..., Any], style: Path) -> None:
         self._folder, self._cli = folder, cli
         self.marker, self.evil, self.out = folder / "marker", folder / "evil.pt", folder / "out"
-        self._names = {STYLE: style, WORD: folder / "word.safetensors", OUT: self.out, PICTURE: folder / "x.png", TOKENS: folder / "tokens"}  # fmt: skip
+        self._names = {STYLE: style, WORD: folder / "word.safetensors", OUT: self.out, PICTURE: folder / "x.png", TOKENS: folder / "tokens", SHOTS: folder / "shots"}  # fmt: skip
         save_file({"emb_params": torch.ones(1, 768)}, self._names[WORD])
         Image.new("RGB", (64, 64), "white").save(self._names[PICTURE])
+        self._names[SHOTS].mkdir()
+        Image.new("RGB", (64, 64), "white").save(self._names[SHOTS] / "x.png")
         self._names[TOKENS].mkdir()
         (self._names[TOKENS] / "vocab.json").write_text('{"a</w>": 0}')
         (self._names[TOKENS] / "merges.txt").write_text("")

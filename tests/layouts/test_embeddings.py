@@ -131,6 +131,30 @@ def test_custom_diffusions_file_of_one_word_is_diffusers_dictionary(tmp_path):
     assert (found.kind, found.layout, found.tokens[0].token) == ("embedding", "diffusers", "<new1>")
 
 
+PLACEHOLDERS = {
+    "a small model's": ({"<x>": (1, 48)}, ["<x>"]),
+    "several of one width": ({"<x>": (48,), "<y-z>_1": (2, 48)}, ["<x>", "<y-z>_1"]),
+    "a special token of CLIP": ({"<|endoftext|>": (1, 48)}, None),
+    "no brackets": ({"x": (1, 48)}, None),
+    "one without": ({"<x>": (1, 48), "y": (1, 48)}, None),
+    "a space inside": ({"<x y>": (1, 48)}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "tokens"), PLACEHOLDERS.values(), ids=PLACEHOLDERS)
+def test_vectors_of_a_width_that_no_encoder_has_are_told_by_the_placeholders(shapes, tokens, tmp_path):
+    save_file(zeros(**shapes), tmp_path / "file.safetensors")
+    found = adapterhub.inspect(tmp_path / "file.safetensors")
+    assert ([told.token for told in found.tokens] or None) == tokens
+    assert found.kind == ("embedding" if tokens else "unknown")
+
+
+def test_both_encoders_of_a_small_model_are_told_by_their_files(tmp_path):
+    for ending, width in (("", 8), ("_2", 16)):
+        save_file({"<x>": torch.zeros(2, width)}, tmp_path / f"learned_embeds{ending}.safetensors")
+    assert adapterhub.inspect(tmp_path).tokens[0].widths == {"text_encoder": 8, "text_encoder_2": 16}
+
+
 HEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 NO_EMBEDDINGS = {
     "a LoRA of two pairs": ("lora", {

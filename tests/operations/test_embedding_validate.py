@@ -76,6 +76,15 @@ def test_shapes_and_numbers_are_looked_at(code, severity, where, tensors, tmp_pa
     assert checked.valid is (severity == "warning")
 
 
+@pytest.mark.parametrize(("told", "severity", "code"), [
+    ({"modelspec.architecture": "stable-diffusion-v1/textual-inversion"}, "warning", "other-widths"),
+    ({"modelspec.architecture": "unheard-of"}, "error", "wrong-width"), ({}, "error", "wrong-width"),
+])  # fmt: skip
+def test_a_width_that_no_encoder_has_is_a_small_models_if_the_file_says_which(told, severity, code, tmp_path):
+    save_file({"emb_params": even(width=48)}, tmp_path / "crane.safetensors", told)
+    assert found(adapterhub.validate(tmp_path / "crane.safetensors"))[0] == (severity, code, "crane")
+
+
 def test_infinity_is_found_in_every_dtype_and_said_with_the_count(tmp_path):
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         save_file({"emb_params": spoiled(math.inf).to(dtype)}, tmp_path / "crane.safetensors")

@@ -118,6 +118,13 @@ def test_what_is_odd_is_a_warning(made, options, problem):
     assert problem in {(each.code, each.where) for each in found.problems}
 
 
+def test_dropout_that_is_noted_and_not_in_the_nets_is_not_left_switched_on(made, tmp_path):
+    path = made(dropout=[0, 0.3, 0], use_dropout=True, dropout_structure=[0, 0.3, 0])
+    adapterhub.convert(path, tmp_path / "mended.pt", to="a1111")
+    assert ("comfyui-differs", "use_dropout") in codes(path)
+    assert ("comfyui-differs", "use_dropout") not in codes(tmp_path / "mended.pt")
+
+
 def test_text_for_a_width_is_told_as_what_no_tool_reads(made):
     path = made([768])
     tree = torch.load(path)

@@ -42,8 +42,9 @@ BY_WIDTH: Mapping[int, Encoder] = MappingProxyType({row.width: row for row in re
 
 
 def key_of(component: str, width: int) -> str:
-    """The key of the vectors for `component`."""
-    return next((row.key for row in ENCODERS if (row.component, row.width) == (component, width)), component)
+    """The key of the vectors for `component`; that of the usual one where the width is a small model's."""
+    rows = [row for row in ENCODERS if row.component == component]
+    return next((row.key for row in rows if row.width == width), rows[0].key if rows else component)
 
 
 def component_of(width: int) -> str:

@@ -36,7 +36,7 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
     """Every problem that the header tells."""
     adapter = reading.adapter
     yield from _strays(package, reading)
-    yield from _widths(identity, adapter)
+    yield from _widths(identity, reading)
     for module, roles in adapter.modules().items():
         yield from _shapes(module, roles)
     for token in tokens(adapter):
@@ -53,9 +53,15 @@ def _strays(package: Package, reading: Reading) -> Iterator[Problem]:
             yield error("unknown-key", place, "no part of an embedding", "--allow-loss leaves it out.")
 
 
-def _widths(identity: Identity, adapter: Adapter) -> Iterator[Problem]:
-    for key, tensor in adapter.tensors.items():
-        if tensor.shape[-1] not in BY_WIDTH:
+def _widths(identity: Identity, reading: Reading) -> Iterator[Problem]:
+    """Widths that no encoder has are those of a small model, if the file says for what model it is."""
+    for key, tensor in reading.adapter.tensors.items():
+        if tensor.shape[-1] in BY_WIDTH:
+            continue
+        if (told := claimed(reading.metadata)) is not None:
+            yield warning("other-widths", key.module, f"vectors of {tensor.shape[-1]} for a model like {told}, whose text encoders have "
+                          "others: a distilled or tiny model")  # fmt: skip
+        else:
             yield error("wrong-width", key.module, f"vectors of {tensor.shape[-1]}: no text encoder that is known has such",
                         "The file is damaged, or for a model that adapterhub does not know.")  # fmt: skip
     if identity.also:

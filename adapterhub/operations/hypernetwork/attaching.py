@@ -67,7 +67,7 @@ def attach(pipeline_or_unet: Any, file: Path | str, strength: float = 1.0) -> At
     unet = getattr(pipeline_or_unet, "unet", pipeline_or_unet)
     with open_adapter(Path(file), kinds=(Kind.HYPERNETWORK,)) as source:
         networks = _networks(source.adapter, unet)
-    places = [place for place in _attentions(unet) if Net(place.to_k.in_features, "k") in networks]
+    places = [place for place in attentions(unet) if Net(place.to_k.in_features, "k") in networks]
     found = Counter(place.to_k.in_features for place in places)
     unmatched = tuple(dict.fromkeys(net.width for net in networks if net.width not in found))
     if not found:
@@ -87,7 +87,7 @@ def _networks(adapter: Adapter, unet: nn.Module) -> dict[Net, Network]:
     return {net: Network(adapter, net, dtype) for net in nets(structure_of(adapter))}
 
 
-def _attentions(unet: nn.Module) -> Iterator[Any]:
+def attentions(unet: nn.Module) -> Iterator[Any]:
     """Every attention that has projections of its own for keys and values."""
     for module in unet.modules():
         if all(isinstance(getattr(module, name, None), nn.Module) for name in _HALVES.values()):

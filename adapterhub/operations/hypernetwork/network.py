@@ -17,10 +17,11 @@ from adapterhub.layouts.hypernetwork.structure import ACTIVATIONS, LINEAR, Net, 
 from adapterhub.operations.lora import deltas
 from adapterhub.tensors import LazyTensor
 
-_CLASSES: Mapping[str, type[nn.Module]] = {
+CLASSES: Mapping[str, type[nn.Module]] = {
     **{name.lower(): getattr(nn, name) for name in nn.modules.activation.__all__ if name.lower() in ACTIVATIONS},
     "swish": nn.Hardswish, LINEAR: nn.Identity,
 }  # fmt: skip
+"""Activations by A1111's names."""
 
 
 class Network(nn.Module):
@@ -101,7 +102,7 @@ _MODULES: Mapping[str, Callable[[str, Tensor | None], nn.Module]] = {
     "linear": lambda _, weight: _linear(weight, biased=True),
     "upsample": lambda _, weight: _linear(weight, biased=False),
     "norm": lambda _, weight: _norm(weight),
-    "activation": lambda activation, _: _CLASSES[activation](),
+    "activation": lambda activation, _: CLASSES[activation](),
 }
 
 

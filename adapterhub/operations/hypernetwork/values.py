@@ -80,7 +80,7 @@ def _comfyui(content: Content, structure: HypernetworkStructure) -> Iterator[Pro
         found.append(("activate_output", "takes False where it is missing, and A1111 True"))
     if structure.activation != LINEAR and structure.layer_norm and not structure.activate_output:
         found.append(("is_layer_norm", "activates the last layer too if there are layer norms"))
-    if structure.dropout:
+    if structure.dropout and structure.dropout != list(content.noted):
         found.append(("use_dropout", "leaves dropout switched on: no two pictures are the same"))
     if structure.skip_connection:
         found.append(("skip_connection", "does not know it, nor does A1111 without its extension"))
