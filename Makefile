@@ -5,6 +5,7 @@
 # make bench    speed and memory, as ratios within one run
 # make schemas  writes schemas/ from adapterhub/documents/, and the parts of README.md that come from the code
 # make fixtures writes fixtures/ again
+# make tiny-base trains fixtures/learning/tiny-base again: half an hour on one core
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
 	$(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 BIN := .venv/bin
@@ -19,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
-.PHONY: demo test check fuzz bench schemas fixtures
+.PHONY: demo test check fuzz bench schemas fixtures tiny-base
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml constraints.txt
@@ -56,3 +57,6 @@ schemas: .venv/installed
 
 fixtures: .venv/installed
 	$(BIN)/python -m fixtures.make
+
+tiny-base: .venv/installed
+	$(BIN)/python -m fixtures.learning.base
