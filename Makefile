@@ -5,12 +5,13 @@
 # make bench    speed and memory, as ratios within one run
 # make schemas  writes schemas/ from adapterhub/documents/, and the parts of README.md that come from the code
 # make fixtures writes fixtures/ again
-# make tiny-base trains fixtures/learning/tiny-base again: half an hour on one core
+# make tiny-base trains fixtures/learning/tiny-base anew, on a GPU with DEVICE=cuda: minutes there, hours on one CPU core
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
 	$(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 BIN := .venv/bin
 JOBS ?= 2
 SECONDS ?= 60
+DEVICE ?= cpu
 
 # One thread a process: the tests run in JOBS processes. Nothing reaches for the network.
 export OMP_NUM_THREADS := 1
@@ -59,4 +60,4 @@ fixtures: .venv/installed
 	$(BIN)/python -m fixtures.make
 
 tiny-base: .venv/installed
-	$(BIN)/python -m fixtures.learning.base
+	$(BIN)/python -m fixtures.learning.base --device $(DEVICE)
