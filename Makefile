@@ -6,12 +6,14 @@
 # make schemas  writes schemas/ from adapterhub/documents/, and the parts of README.md that come from the code
 # make fixtures writes fixtures/ again
 # make tiny-base trains fixtures/learning/tiny-base anew, on a GPU with DEVICE=cuda: minutes there, hours on one CPU core
+# make demo-train trains all four techniques on fixtures/learning, SEEDS times, and writes demo-train/index.html
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
 	$(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 BIN := .venv/bin
 JOBS ?= 2
 SECONDS ?= 60
 DEVICE ?= cpu
+SEEDS ?= 1
 
 # One thread a process: the tests run in JOBS processes. Nothing reaches for the network.
 export OMP_NUM_THREADS := 1
@@ -21,7 +23,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
-.PHONY: demo test check fuzz bench schemas fixtures tiny-base
+.PHONY: demo test check fuzz bench schemas fixtures tiny-base demo-train
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml constraints.txt
@@ -58,6 +60,9 @@ schemas: .venv/installed
 
 fixtures: .venv/installed
 	$(BIN)/python -m fixtures.make
+
+demo-train: .venv/installed
+	$(BIN)/python -W ignore -m fixtures.learning.demo --seeds $(SEEDS) --jobs $(JOBS)
 
 tiny-base: .venv/installed
 	$(BIN)/python -m fixtures.learning.base --device $(DEVICE)
