@@ -17,6 +17,10 @@ class Condition(NamedTuple):
     states: Tensor
     pooled: Tensor | None = None
 
+    def of(self, rows: Tensor) -> Condition:
+        """The conditions in these rows, each as often as it stands there."""
+        return Condition(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
 
 class Conditioner(nn.Module):
     """Captions → Condition, by the encoders of `base` as its pipeline uses them: SD 1 and 2 take the last state behind its layer

@@ -12,12 +12,15 @@ from adapterhub.train.objective import Objective
 
 
 class Batch(NamedTuple):
-    """Samples: `latents` and `noise` (B, C, h, w), `t` (B,), what the captions are as tokens, or as conditions that are known."""
+    """Samples: `latents` and `noise` (B, C, h, w), `t` (B,), and what is said of them: the `tokens` of every different caption and
+    which of these is each sample's (B,), or conditions that are known.
+    """
 
     latents: Tensor
     noise: Tensor
     t: Tensor
     tokens: Sequence[Tensor] | None
+    captions: Tensor
     condition: Condition | None
     sizes: Tensor
     """SDXL's (B, 6): height and width of the original, top and left of the crop, height and width of the target."""
@@ -36,7 +39,9 @@ class Denoiser(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> Tensor:
-        condition = batch.condition if batch.tokens is None else self.conditioner(batch.tokens)
+        condition = batch.condition
+        if batch.tokens is not None:  # each caption goes through the encoders once, however many samples have it
+            condition = self.conditioner(batch.tokens).of(batch.captions)
         assert condition is not None
         more: dict[str, Any] = {}
         if condition.pooled is not None:

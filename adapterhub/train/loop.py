@@ -173,12 +173,14 @@ class Loop:
     def _batch(self, part: Sequence[Draw]) -> Batch:
         device = self.accelerator.device
         captions = [draw.caption for draw in part]
+        different = list(dict.fromkeys(captions))
         trained = self.conditioner.is_trained
         return Batch(
             torch.stack([draw.concept.latents(draw, self.encoder) for draw in part]).to(device),
             torch.stack([draw.noise for draw in part]).to(device),
             torch.tensor([draw.t for draw in part], device=device),
-            [ids.to(device) for ids in self.conditioner.tokens(captions)] if trained else None,
+            [ids.to(device) for ids in self.conditioner.tokens(different)] if trained else None,
+            torch.tensor([different.index(caption) for caption in captions], device=device),
             None if trained else self._known(captions),
             torch.tensor([draw.concept.sizes(draw, self.sampling.side) for draw in part], device=device),
         )
