@@ -192,16 +192,29 @@ def _connected(uri: str) -> sqlite3.Connection:
 
 
 def _opened_to_read(path: Path) -> sqlite3.Connection:
-    """Read-only; where not even the shared memory beside it may be written, as it lies there."""
-    uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+    """Read-only; where not even the shared memory beside it may be written, as it lies there. What a writer had begun that was
+    killed is undone first, which SQLite leaves to whoever may write.
+    """
+    uri = f"file:{quote(os.fsencode(path))}"
+    try:
+        return _asked(f"{uri}?mode=ro")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname in ("SQLITE_READONLY_ROLLBACK", "SQLITE_READONLY_RECOVERY"):
+            _asked(f"{uri}?mode=rw").close()
+            return _asked(f"{uri}?mode=ro")
+        if error.sqlite_errorname not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_CANTINIT", "SQLITE_READONLY_DIRECTORY"):
+            raise
+        return _connected(f"{uri}?mode=ro&immutable=1")
+
+
+def _asked(uri: str) -> sqlite3.Connection:
+    """A connection that has read something, so that what keeps it from that has shown."""
     connection = _connected(uri)
     try:
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except sqlite3.OperationalError as error:
+    except sqlite3.OperationalError:
         connection.close()
-        if error.sqlite_errorname not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_CANTINIT", "SQLITE_READONLY_DIRECTORY"):
-            raise
-        return _connected(f"{uri}&immutable=1")
+        raise
     return connection
 
 

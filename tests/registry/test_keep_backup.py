@@ -1,6 +1,6 @@
 """backup and restore: the registry as a file, whole, while others use it."""
 
-from __future__ import annotations
+from __future__ import shutil
 
 import sqlite3
 import threading
@@ -10,6 +10,7 @@ import pytest
 
 import adapterhub
 from adapterhub.errors import MachineFailure, OutputExists, RefusedInput, UsageError
+from adapterhub.registry.database import unchanged, writing
 from tests.registry.libraries import adapter, content, rows
 
 
@@ -176,3 +177,21 @@ def test_a_damaged_registry_is_not_backed_up_as_if_it_were_sound(db, tmp_path):
     with pytest.raises(RefusedInput):
         adapterhub.backup(tmp_path / "b.db", db=db)
     assert not (tmp_path / "b.db").exists()
+
+
+def test_what_a_killed_writer_had_begun_is_undone_before_a_registry_is_read(tmp_path):
+    with writing(tmp_path / "r.db"):
+        pass
+    connection = sqlite3.connect(tmp_path / "r.db", isolation_level=None)
+    assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("CREATE TABLE begun (a)")
+    connection.executemany("INSERT INTO begun VALUES (?)", [(bytes(4000),)] * 200)
+    (tmp_path / "left").mkdir()
+    for name in ("r.db", "r.db-journal"):
+        shutil.copy(tmp_path / name, tmp_path / "left" / name)
+    connection.close()
+    with unchanged(tmp_path / "left/r.db") as read:
+        assert read.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert read.execute("SELECT 1 FROM sqlite_schema WHERE name = 'begun'").fetchone() is None
