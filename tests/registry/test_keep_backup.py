@@ -1,7 +1,8 @@
 """backup and restore: the registry as a file, whole, while others use it."""
 
-from __future__ import shutil
+from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
