@@ -51,7 +51,7 @@ class Objective:
         if self.gamma is None:
             return torch.ones_like(t, dtype=torch.float32)
         kept = self.signal.to(t.device)[t]
-        # min(SNR, γ) / SNR = min(1, γ (1 − ᾱ) / ᾱ), and SNR + 1 = 1 / (1 − ᾱ): nothing is divided by a vanishing number twice.
+        # min(SNR, γ) / SNR = min(1, γ (1 − ᾱ) / ᾱ), and SNR + 1 = 1 / (1 − ᾱ).
         if self.velocity:
             return torch.minimum(kept, self.gamma * (1 - kept))
         return (self.gamma * (1 - kept) / kept.clamp_min(1e-20)).clamp_max(1)
