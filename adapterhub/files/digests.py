@@ -16,6 +16,8 @@ from adapterhub.files.source import PIECE, Source, machine
 
 _WINDOW, _WINDOW_BYTES = 1 << 20, 1 << 16
 """The part of a file that the oldest hashes cover."""
+_CACHED = 1 << 20
+"""Bytes that stay in a processor's cache while one digest after the other is shown them."""
 
 
 def sha256(path: Path) -> str:
@@ -137,8 +139,8 @@ def _spans(path: Path, size: int, limits: Limits) -> dict[str, _Span]:
 def _show(source: Source, spans: Collection[Onlooker], *, threads: bool) -> None:
     """Shows everyone every piece of the file; with `threads` side by side, since hashing goes on without Python."""
     if not threads or source.size <= PIECE:
-        for at in range(0, source.size, PIECE):
-            piece = memoryview(source.read(at, min(PIECE, source.size - at)))
+        for at in range(0, source.size, _CACHED):
+            piece = memoryview(source.read(at, min(_CACHED, source.size - at)))
             for span in spans:
                 span.see(at, piece)
         return

@@ -92,6 +92,8 @@ class KeyedLayout:
         if not lenient:
             outline = _explained(self, architecture, file.outline) if file.outline else _whole(self, architecture, file)
             return outline and outline.of(name, file)
+        if not file.heads:
+            return None
         table = _read(self, architecture.name)
         odd = _variants(self, architecture.name)
         heads = {head: table.get(head) or odd[head][0] for head in file.heads if head in table or head in odd}
