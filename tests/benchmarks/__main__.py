@@ -16,6 +16,7 @@ from tests.benchmarks.cost import Row, adapterhub, cost, typical
 from tests.benchmarks.factors import extracting, resizing
 from tests.benchmarks.merging import merging
 from tests.benchmarks.registry import registry
+from tests.benchmarks.training import training
 
 _ROOM = 15 << 30
 """Bytes for a whole SDXL and what it becomes."""
@@ -151,7 +152,18 @@ def main() -> int:
     """Print a line a figure; status 1 if one breaks its limit."""
     broken = 0
     with tempfile.TemporaryDirectory(prefix="adapterhub-bench-", dir=_fast()) as name:
-        for measure in (start_up, pickled, inspecting, converting, moving, merging, resizing, extracting, registry):
+        for measure in (
+            start_up,
+            pickled,
+            inspecting,
+            converting,
+            moving,
+            merging,
+            resizing,
+            extracting,
+            training,
+            registry,
+        ):
             for row in measure(Path(name)):
                 broken += not row.kept
                 print(row, flush=True)
