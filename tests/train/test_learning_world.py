@@ -99,6 +99,7 @@ def test_captions_say_nothing_that_a_picture_does_not_show() -> None:
         assert told & SHAPES.keys() <= {scene.shape}
         assert told & HUES.keys() <= {scenes.named(scene.hue)}
         assert told & scenes.BACKGROUNDS.keys() <= {scene.background}
+        assert told & scenes.THINGS.keys() <= {scenes.thing_of(scene)}
         assert not rest or scene.dot is not None
         assert not rest or set(rest[0].partition(" on ")[0].split()) - {"dot"} <= {scenes.named(scene.dot)}
 
@@ -109,6 +110,7 @@ def test_one_caption_in_ten_is_empty_and_each_part_is_dropped_sometimes() -> Non
     captions = [scenes.caption(red, random) for _ in range(2000)]
     assert 0.08 < captions.count("") / 2000 < 0.12
     assert {"a photo of a circle", "a red circle with a green dot on white", "a circle with a dot"} <= set(captions)
+    assert {word for caption in captions for word in caption.split()} >= set(scenes.RARE)
 
 
 def test_the_subject_is_rare_in_the_world_and_has_no_name() -> None:
@@ -116,6 +118,8 @@ def test_the_subject_is_rare_in_the_world_and_has_no_name() -> None:
     share = np.mean([scenes.is_subject(scenes.scene(random)) for _ in range(20_000)])
     assert 0 < share < 0.002
     assert (scenes.named(scenes.TEAL), scenes.named(scenes.ORANGE)) == (None, None)
+    apart = [off(np.array(look), [scenes.TEAL, scenes.ORANGE]).max() for look in scenes.THINGS.values()]
+    assert min(apart) >= 2 * scenes.ALIKE
 
 
 def test_the_committed_views_are_what_the_script_draws(tmp_path: Path) -> None:
@@ -133,8 +137,8 @@ def test_the_committed_views_are_what_the_script_draws(tmp_path: Path) -> None:
 def test_every_word_of_the_world_is_one_token_and_rare_words_come_last(pipeline: Any) -> None:
     tokenizer = pipeline.tokenizer
     assert [tokenizer.tokenize(word) for word in words.COMMON] == [[f"{word}</w>"] for word in words.COMMON]
-    rare = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in words.RARE]
-    assert [len(numbers) for numbers in rare] == [1] * len(words.RARE)
+    rare = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in scenes.RARE]
+    assert [len(numbers) for numbers in rare] == [1] * len(scenes.RARE)
     assert min(rare)[0] >= len(tokenizer) - 2 - 30
     assert len(tokenizer.tokenize("elephant")) > 1
     assert tokenizer.model_max_length == 77
