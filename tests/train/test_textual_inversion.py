@@ -16,6 +16,7 @@ from adapterhub.documents import TextualInversionSettings
 from adapterhub.errors import AdapterhubError, RefusedInput, UnknownName, UsageError
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.source import open_adapter
+from adapterhub.train import samples
 from adapterhub.train import textual_inversion as trainer
 from adapterhub.train.base import opened
 from adapterhub.train.beginning import begun
@@ -124,6 +125,20 @@ def test_diffusers_reads_what_was_trained(settings, base_of, tmp_path):
         with torch.no_grad():
             assert torch.equal(ours(ours.tokens([prompt])).states, theirs)
     assert same_pictures(tmp_path / "out/samples/step-000003.png", pipe, prompt, told, tmp_path)
+
+
+def test_pictures_without_the_word_are_the_bases_bit_for_bit(settings, base_of):
+    done = trainer.train(settings(learning_rate=0.5))
+    pipe = loaded(base_of("sd1"))
+
+    def pictures_of(noun):
+        drawn = samples.drawn(pipe, [f"a photo of a {noun}"] * 2, [0, 1], steps=2, guidance=3.0, side=32)
+        return [picture.tobytes() for picture in drawn]
+
+    before = {noun: pictures_of(noun) for noun in ("cat", "<fox>")}
+    pipe.load_textual_inversion(done.files[0].path)
+    assert pictures_of("cat") == before["cat"]
+    assert pictures_of("<fox>") != before["<fox>"]
 
 
 def test_diffusers_reads_both_encoders_of_sdxl(settings, base_of, tmp_path):
