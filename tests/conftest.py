@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,16 @@ REAL = Path(os.environ.get("ADAPTERHUB_REAL_FILES", ROOT.parent / "shared" / "re
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing is remembered from one run of the tests to the next, nor written into anyone's home."""
+    """Nothing is remembered from one run of the tests to the next, nor written into anyone's home: a user's registry is not seen."""
     os.environ["ADAPTERHUB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    os.environ.pop("ADAPTERHUB_DB", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """What tests start can be interrupted: a shell lets the jobs in its background ignore that, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Outcome(NamedTuple):
