@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import diffusers
 import pytest
 import torch
 
 import adapterhub
 from adapterhub.hypernetworks import attach
+from tests.train.steps import loaded
 from tests.train.trainings import settings
 
 Pipe = Any
@@ -27,29 +27,20 @@ class Way(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-def opened(folder: Path) -> Pipe:
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        str(folder), safety_checker=None, requires_safety_checker=False
-    )
-    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def with_word(base: Path, path: Path) -> Pipe:
-    pipe = opened(base)
+    pipe = loaded(base)
     pipe.load_textual_inversion(str(path), token="<fox>")
     return pipe
 
 
 def with_lora(base: Path, path: Path) -> Pipe:
-    pipe = opened(base)
+    pipe = loaded(base)
     pipe.load_lora_weights(str(path))
     return pipe
 
 
 def with_hypernetwork(base: Path, path: Path) -> Pipe:
-    pipe = opened(base)
+    pipe = loaded(base)
     attach(pipe, path)
     return pipe
 
@@ -65,7 +56,7 @@ WAYS = {
     ),
     "dreambooth": Way(
         (("single-file", "fox.safetensors"), ("diffusers", "back")),
-        lambda base, path: opened(path), "a photo of sks cat", {"learning_rate": 1e-2, "text_encoder": True}, ("single-file",),
+        lambda base, path: loaded(path), "a photo of sks cat", {"learning_rate": 1e-2, "text_encoder": True}, ("single-file",),
     ),
     "hypernetwork": Way(
         (("safetensors", "fox.safetensors"), ("a1111", "back.pt")),
@@ -86,7 +77,7 @@ def test_the_same_is_drawn_in_other_layouts_and_back(base_of, pictures, tmp_path
     done = adapterhub.train(settings(technique, base, pictures, tmp_path / "fox", **way.changes))
     trained = here = Path(done.files[0].path)
     wanted = drawn(way.load(base, trained), way.prompt)
-    plain = with_word(base, untrained(base, pictures, tmp_path)) if technique == "textual_inversion" else opened(base)
+    plain = with_word(base, untrained(base, pictures, tmp_path)) if technique == "textual_inversion" else loaded(base)
     assert (drawn(plain, way.prompt) - wanted).abs().max() > 0.01
     (tmp_path / "way").mkdir()
     for layout, name in way.stations:

@@ -166,8 +166,8 @@ def test_what_is_sampled_depends_on_seed_and_number_alone(pipeline: Any) -> None
 
 def test_distances_are_those_of_pixels() -> None:
     views = drawn(scenes.held_out(3))
-    assert evaluate.nearest(views).max() < 1e-5  # in float32
-    assert evaluate.nearest(views[:1] + 0.1)[0] == pytest.approx(0.01, abs=1e-5)
+    assert evaluate.nearest(views).max() < 1e-12
+    assert evaluate.nearest(views[:1] + 0.1)[0] == pytest.approx(0.01)
     assert evaluate.diversity(np.stack([np.zeros((64, 64, 3)), np.full((64, 64, 3), 0.5)])) == pytest.approx(0.5)
 
 

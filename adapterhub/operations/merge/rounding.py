@@ -46,11 +46,12 @@ def nearest(found: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
 def decoded(codes: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
     """The numbers behind bits, in float64, in `out` if given."""
     import numpy as np
-    from numkong import astype
 
     numbers = np.empty(codes.shape, "<f8") if out is None else out
     match dtype:
         case "F16":
+            from numkong import astype
+
             narrow = scratch("narrow", codes.shape, "<f4")
             astype(codes.view("<f2"), "float32", out=narrow)
             np.copyto(numbers, narrow)
