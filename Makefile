@@ -52,6 +52,7 @@ fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: .venv/installed
+	$(BIN)/python -m compileall -q adapterhub
 	$(BIN)/python -m tests.benchmarks
 
 schemas: .venv/installed

@@ -26,6 +26,7 @@ from adapterhub.files.package import (
 from adapterhub.files.reading import opened, read, read_folder, read_part, read_source
 from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.source import Address, Bytes, Elsewhere
+from adapterhub.files.together import THREADS
 from adapterhub.files.writing import write
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SAFETENSORS",
     "SHARDED",
     "SINGLE",
+    "THREADS",
     "TORCH_LEGACY",
     "TORCH_ZIP",
     "WEBP",

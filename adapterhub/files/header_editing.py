@@ -16,7 +16,7 @@ from adapterhub.files.containers import open_file
 from adapterhub.files.header import HeaderText, cached_blob, header_of, read_header, with_metadata
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import File
-from adapterhub.files.safetensors_writing import write_safetensors
+from adapterhub.files.safetensors_writing import write_unhashed
 from adapterhub.files.source import Source, machine
 
 Change = Callable[[Mapping[str, str]], Mapping[str, str]]
@@ -125,7 +125,7 @@ def _rewrite(path: Path, head: bytes, was: os.stat_result, limits: Limits) -> No
         file = File(opened.file.tensors, head=head, in_given_order=True)
         with publishing.unpublished_file(real) as (temporary, descriptor):
             with machine("write", path):
-                write_safetensors(file, descriptor, (), reread=False, digest=False)
+                write_unhashed([(file, descriptor)])
                 with suppress(OSError):  # only root may give a file away
                     os.fchown(descriptor, was.st_uid, was.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(was.st_mode))

@@ -1,4 +1,4 @@
-"""Writes one safetensors file: header first, then the bytes of its tensors in order, through one buffer."""
+"""Writes safetensors files: header first, then the bytes of the tensors, in order and hashed, or by several threads."""
 
 from __future__ import annotations
 
@@ -6,56 +6,79 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 
 from adapterhub.files.package import File
+from adapterhub.files.progress import tell
 from adapterhub.files.safetensors import in_order, render_header
 from adapterhub.files.streaming import Follower, Stream, allocate, put_tensor, sha256_of, write_all
+from adapterhub.files.together import parts, write_parts
 from adapterhub.tensors import LazyTensor
 
 DIGEST = "0" * 64
 """Stands in metadata for the SHA-256 of the bytes after the header, which is known only when they are written."""
+Named = Sequence[tuple[str, LazyTensor]]
 
 
-def write_safetensors(
-    file: File, descriptor: int, hashed: Collection[str], *, reread: bool, digest: bool = True
-) -> str | None:
-    """Writes `file` to an empty file; gives its SHA-256, if `digest` is wanted.
+def pending(file: File, hashed: Collection[str]) -> list[str]:
+    """The metadata fields of `hashed` that wait for a digest of what `file` holds."""
+    return [name for name in hashed if DIGEST in file.metadata.get(name, "")]
 
-    The DIGEST in the metadata fields `hashed` is replaced once the data is there, and what comes late put in; the file is
-    then hashed if `reread`.
+
+def write_safetensors(file: File, descriptor: int, hashed: Collection[str], *, reread: bool) -> str | None:
+    """Writes `file` to an empty file; gives its SHA-256.
+
+    The DIGEST in the metadata fields `hashed` is replaced once the data is there, and what comes late put in: then the file
+    is hashed again, if `reread`.
     """
-    tensors = in_order(file.tensors)
-    if file.in_given_order:
-        tensors = list(file.tensors.items())
-    pending = [name for name in hashed if DIGEST in file.metadata.get(name, "")]
-    header = file.head or render_header(tensors, file.metadata)
-    allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
-    write_all(descriptor, header)
-    if not pending and (file.late or not digest):
-        _write(tensors, Stream(descriptor, None, len(header)))
-        if file.late is None:
-            return None
-        return _write_again(descriptor, tensors, {**file.metadata, **file.late()}, reread=reread and digest)
-    with Follower(
-        descriptor, len(header) if pending else 0
-    ) as follower:  # a header that waits is hashed when it is true
-        _write(tensors, Stream(descriptor, follower, len(header)))
-        found = follower.hexdigest()
-    if not pending:
+    waiting = pending(file, hashed)
+    tensors, at = _begun(file, descriptor)
+    with Follower(descriptor, at if waiting else 0) as follower:  # a header that waits is hashed when it is true
+        if not waiting:
+            follower.advance(at)
+        found = _write(tensors, descriptor, at, follower)
+    if not waiting:
         return found
-    true = {name: file.metadata[name].replace(DIGEST, found) for name in pending}
+    true = {name: file.metadata[name].replace(DIGEST, found) for name in waiting}
     late = file.late() if file.late else {}
-    return _write_again(descriptor, tensors, {**file.metadata, **true, **late}, reread=reread and digest)
-
-
-def _write_again(
-    descriptor: int, tensors: Sequence[tuple[str, LazyTensor]], metadata: Mapping[str, str], *, reread: bool
-) -> str | None:
-    """Writes the header anew, now that all of it is known."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    write_all(descriptor, render_header(tensors, metadata))
+    _write_again(descriptor, tensors, {**file.metadata, **true, **late})
     return sha256_of(descriptor) if reread else None
 
 
-def _write(tensors: Sequence[tuple[str, LazyTensor]], stream: Stream) -> None:
+def write_unhashed(given: Sequence[tuple[File, int]], threads: int = 1) -> None:
+    """Writes files to empty ones, all by the same `threads`; the largest first, of which there is most to do."""
+    begun = [(file, descriptor, *_begun(file, descriptor)) for file, descriptor in given]
+    begun.sort(key=lambda one: sum(tensor.nbytes for _, tensor in one[2]), reverse=True)
+    write_parts((part for _, descriptor, tensors, at in begun for part in parts(descriptor, at, tensors)), threads)
+    for file, descriptor, tensors, _ in begun:
+        if file.late is not None:
+            _write_again(descriptor, tensors, {**file.metadata, **file.late()})
+
+
+def _begun(file: File, descriptor: int) -> tuple[Named, int]:
+    """Writes the header; gives the tensors in the order in which they are to follow, and where the first one begins."""
+    tensors = in_order(file.tensors)
+    if file.in_given_order:
+        tensors = list(file.tensors.items())
+    header = file.head or render_header(tensors, file.metadata)
+    allocate(descriptor, len(header) + sum(tensor.nbytes for _, tensor in tensors))
+    write_all(descriptor, header)
+    tell(len(header))
+    return tensors, len(header)
+
+
+def _write(tensors: Named, descriptor: int, at: int, follower: Follower) -> str:
+    """Writes the tensors in order; gives the digest of `follower`."""
+
+    def advanced(count: int) -> None:
+        tell(count)
+        follower.advance(count)
+
+    stream = Stream(descriptor, at, advanced)
     for name, tensor in tensors:
         put_tensor(name, tensor, stream)
     stream.flush()
+    return follower.hexdigest()
+
+
+def _write_again(descriptor: int, tensors: Named, metadata: Mapping[str, str]) -> None:
+    """Writes the header anew, now that all of it is known."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    write_all(descriptor, render_header(tensors, metadata))

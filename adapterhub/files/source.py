@@ -61,8 +61,7 @@ class Source:
 
     def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; a file that has become shorter is refused."""
-        if self.descriptor < 0:
-            raise ValueError(f"{self.path} is closed")
+        self._require_open()
         parts: list[bytes] = []
         while length:
             try:
@@ -76,6 +75,20 @@ class Source:
             parts.append(part)
             start, length = start + len(part), length - len(part)
         return b"".join(parts)
+
+    def read_into(self, start: int, memory: memoryview) -> None:
+        """Fills `memory`, of bytes, from `start` on: as `read`, without memory of its own."""
+        self._require_open()
+        while memory:
+            with machine("read", self.path):
+                count = os.preadv(self.descriptor, [memory], start)
+            if not count:
+                raise self._changed()
+            memory, start = memory[count:], start + count
+
+    def _require_open(self) -> None:
+        if self.descriptor < 0:
+            raise ValueError(f"{self.path} is closed")
 
     def pieces(self, start: int, length: int) -> Iterable[bytes]:
         """`length` bytes from `start` in pieces of at most PIECE."""
@@ -148,6 +161,10 @@ class Elsewhere(Source):
         """Exactly `length` bytes from `start`."""
         return self.content.read(start, length)
 
+    def read_into(self, start: int, memory: memoryview) -> None:
+        """Fills `memory` from `start` on."""
+        memory[:] = self.read(start, len(memory))
+
     def fetch(self, spans: Sequence[tuple[int, int]]) -> bool:
         """Gets `spans` ahead, if that is cheap."""
         return self.content.fetch(spans)
@@ -172,6 +189,10 @@ class Range:
         if self.length > PIECE:
             return self.source.pieces(self.start, self.length)
         return (self.source.read(self.start, self.length),)
+
+    def read_into(self, memory: memoryview) -> None:
+        """Reads them into `memory`, which has as many bytes."""
+        self.source.read_into(self.start, memory)
 
     def part(self, start: int, length: int) -> Range:
         """`length` bytes from the `start`-th of these."""

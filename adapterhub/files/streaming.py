@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Condition, Thread
 from types import TracebackType
 
@@ -14,7 +14,9 @@ from adapterhub.files.source import PIECE, Range
 from adapterhub.tensors import Buffer, LazyTensor
 
 _GATHERED = 1 << 20
-"""Bytes below which pieces are joined before they are written."""
+"""Bytes up to which small pieces are joined before they are written; tensors above it are copied by the system."""
+_ENOUGH = 1 << 16
+"""Bytes from which on a piece is written as it is."""
 _BEHIND = 16 << 20
 """Bytes after which the system is told to begin with writing them out, so that fsync has little left to wait for."""
 _AT_ONCE = 64 << 20
@@ -24,8 +26,8 @@ _NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Follower:
-    """SHA-256 of what is written behind `descriptor` from byte `start` on, read back on a thread of its own while more is
-    written; `hexdigest` waits for it.
+    """SHA-256 of what is written, one behind the other, behind `descriptor` from byte `start` on, read back on a thread of its
+    own while more is written; `hexdigest` waits for it.
     """
 
     def __init__(self, descriptor: int, start: int = 0) -> None:
@@ -41,10 +43,10 @@ class Follower:
         self._thread.start()
         return self
 
-    def reach(self, end: int) -> None:
-        """Says that everything before byte `end` is written."""
+    def advance(self, count: int) -> None:
+        """Says that so many bytes more are written."""
         with self._told:
-            self._end = end
+            self._end += count
             self._told.notify()
 
     def hexdigest(self) -> str:
@@ -79,24 +81,25 @@ class Follower:
 
 
 class Stream:
-    """Appends to the file behind `descriptor`, which has `written` bytes, and tells `follower`, if there is one."""
+    """Writes what it is given, one behind the other, into the file behind `descriptor` from byte `at` on; `advanced` is told of
+    the bytes that are written, and may stop it by raising.
+    """
 
-    def __init__(self, descriptor: int, follower: Follower | None = None, written: int = 0) -> None:
-        self._descriptor, self._follower = descriptor, follower
+    def __init__(self, descriptor: int, at: int = 0, advanced: Callable[[int], None] = tell) -> None:
+        self._descriptor, self._advanced = descriptor, advanced
         self._gathered: list[bytes] = []
         self._size = 0
-        self._written = self._begun = written
-        tell(written)
+        self._at = self._begun = at
 
     def put(self, chunk: Buffer) -> None:
         """Writes `chunk`, now or later. It may be changed afterwards."""
         view = memoryview(chunk).cast("B")
-        if self._size + len(view) > _GATHERED:
+        if len(view) >= _ENOUGH:
             self.flush()
-        if len(view) >= _GATHERED:
-            write_all(self._descriptor, view)
-            self._advance(len(view))
+            self._write(view)
         else:
+            if self._size + len(view) > _GATHERED:
+                self.flush()
             self._gathered.append(bytes(view))
             self._size += len(view)
 
@@ -106,7 +109,9 @@ class Stream:
         start, left = run.start, run.length
         while left:
             try:
-                count = os.copy_file_range(run.source.descriptor, self._descriptor, min(left, _AT_ONCE), start)
+                count = os.copy_file_range(
+                    run.source.descriptor, self._descriptor, min(left, _AT_ONCE), start, self._at
+                )
             except OSError as error:
                 if error.errno not in _NO_COPY:
                     raise
@@ -121,22 +126,26 @@ class Stream:
     def flush(self) -> None:
         """Writes what was gathered."""
         gathered, self._gathered, self._size = b"".join(self._gathered), [], 0
-        write_all(self._descriptor, gathered)
-        self._advance(len(gathered))
+        self._write(gathered)
+
+    def _write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._descriptor, view, self._at)
+            view = view[count:]
+            self._advance(count)
 
     def _advance(self, count: int) -> None:
-        self._written += count
-        tell(count)
-        if self._follower:
-            self._follower.reach(self._written)
+        self._at += count
+        self._advanced(count)
         self._begin_writeback()
 
     def _begin_writeback(self) -> None:
         """Linux begins to write out dirty pages that are no longer wanted; only clean ones are dropped."""
-        ahead = self._written - self._begun
+        ahead = self._at - self._begun
         if ahead >= _BEHIND and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, self._begun, ahead, os.POSIX_FADV_DONTNEED)
-            self._begun = self._written
+            self._begun = self._at
 
 
 def write_all(descriptor: int, data: Buffer) -> None:
@@ -189,5 +198,5 @@ def allocate(descriptor: int, size: int) -> None:
 def sha256_of(descriptor: int) -> str:
     """The SHA-256 of the whole file behind `descriptor`."""
     with Follower(descriptor) as follower:
-        follower.reach(os.fstat(descriptor).st_size)
+        follower.advance(os.fstat(descriptor).st_size)
         return follower.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,13 @@ from adapterhub.errors import UsageError
 from adapterhub.files import publishing
 from adapterhub.files.beside import leaves
 from adapterhub.files.package import DIRECTORY, PNG, SAFETENSORS, TORCH_ZIP, WEBP, File, Package
-from adapterhub.files.safetensors_writing import write_safetensors
+from adapterhub.files.safetensors_writing import pending, write_safetensors, write_unhashed
 from adapterhub.files.source import machine
 from adapterhub.files.streaming import sha256_of, write_all
 from adapterhub.files.targets import require_file_target, require_folder_target
+
+_OPEN = 32
+"""Files of a folder that are open at a time."""
 
 
 def write(
@@ -29,20 +32,23 @@ def write(
     prove: Callable[[Path], None] | None = None,
     reread: bool = True,
     digest: bool = True,
+    threads: int = 1,
 ) -> Mapping[str, str | None]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
     the files, each written as its own container says. Where a header changes after the data, by `hashed` fields or by the
     CRCs of a torch file, that takes a second reading: None without `reread`.
 
-    Without `digest` nothing is hashed but what `hashed` asks for. `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in safetensors. `force`
-    replaces what is there: a file, or a folder that holds nothing but what is written into it. Neither the package's own
-    files, its covers nor `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`,
-    and stops that by raising. Whatever goes wrong, `path` is as it was before.
+    Without `digest` nothing is hashed but what `hashed` asks for: then `threads` write at a time, if several tensors may be
+    read at once. `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in
+    safetensors. `force` replaces what is there: a file, or a folder that holds nothing but what is written into it. Neither
+    the package's own files, its covers nor `sources` are ever overwritten. `prove` is given what was written, under another
+    name, before it becomes `path`, and stops that by raising. Whatever goes wrong, `path` is as it was before.
 
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
     covers = (file.cover for file in package.files.values() if file.cover)
-    wish = _Wish(force, hashed, {*package.paths.values(), *covers, *sources}, prove or _unproved, reread, digest)
+    inputs = {*package.paths.values(), *covers, *sources}
+    wish = _Wish(force, hashed, inputs, prove or _unproved, reread, digest, threads)
     if package.container == DIRECTORY:
         return _write_folder(package, Path(path), wish)
     return _write_single(package, Path(path), wish)
@@ -57,6 +63,7 @@ class _Wish(NamedTuple):
     prove: Callable[[Path], None]
     reread: bool
     digest: bool
+    threads: int
 
 
 def _unproved(path: Path) -> None:
@@ -67,10 +74,10 @@ def _write_single(package: Package, path: Path, wish: _Wish) -> Mapping[str, str
     require_file_target(path, wish.inputs, force=wish.force)
     with publishing.unpublished_file(path) as (temporary, descriptor):
         with machine("write", path):
-            digest = _write_file(package.only, descriptor, wish)
+            digests = _write_files({path.name: (package.only, descriptor)}, wish)
         wish.prove(temporary)
         publishing.publish_file(temporary, path, force=wish.force)
-    return {path.name: digest}
+    return digests
 
 
 def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str | None]:
@@ -81,9 +88,10 @@ def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str
     with publishing.unpublished_folder(path) as (temporary, _):
         digests: dict[str, str | None] = {}
         with machine("write", path):
-            for name, file in package.files.items():
-                with _new_file(temporary / name) as descriptor:
-                    digests[name] = _write_file(file, descriptor, wish)
+            for names_at_once in _batches(list(package.files)):
+                with ExitStack() as stack:
+                    made = {name: stack.enter_context(_new_file(temporary / name)) for name in names_at_once}
+                    digests |= _write_files({name: (package.files[name], made[name]) for name in made}, wish)
             for name, document in package.documents.items():
                 with _new_file(temporary / name) as descriptor:
                     _write_document(document, descriptor)
@@ -93,17 +101,36 @@ def _write_folder(package: Package, path: Path, wish: _Wish) -> Mapping[str, str
     return digests
 
 
-def _write_file(file: File, descriptor: int, wish: _Wish) -> str | None:
-    """Writes a file as what its container says; gives its SHA-256."""
-    if file.container not in _WRITERS:
-        raise UsageError(f"no writer for {file.container}", mend=f"These are written: {', '.join(_WRITERS)}.")
-    digest = _WRITERS[file.container](file, descriptor, wish)
-    os.fsync(descriptor)
-    return digest
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as may be open at a time."""
+    return (names[start : start + _OPEN] for start in range(0, len(names), _OPEN))
+
+
+def _write_files(given: Mapping[str, tuple[File, int]], wish: _Wish) -> dict[str, str | None]:
+    """Writes each file as what its container says, and those together that nobody hashes meanwhile; gives their SHA-256."""
+    for file, _ in given.values():
+        if file.container not in _WRITERS:
+            raise UsageError(f"no writer for {file.container}", mend=f"These are written: {', '.join(_WRITERS)}.")
+    plain = {name: one for name, one in given.items() if _is_unhashed(one[0], wish)}
+    write_unhashed(list(plain.values()), wish.threads)
+    digests: dict[str, str | None] = {}
+    for name, (file, descriptor) in given.items():
+        if name in plain:
+            digests[name] = sha256_of(descriptor) if wish.reread and wish.digest else None
+        else:
+            digests[name] = _WRITERS[file.container](file, descriptor, wish)
+        os.fsync(descriptor)
+    return digests
+
+
+def _is_unhashed(file: File, wish: _Wish) -> bool:
+    """Whether no digest is of use before all is written: none is wanted, or the header changes afterwards."""
+    unhashed = file.late is not None or not wish.digest
+    return file.container == SAFETENSORS and unhashed and not pending(file, wish.hashed)
 
 
 def _write_safetensors(file: File, descriptor: int, wish: _Wish) -> str | None:
-    return write_safetensors(file, descriptor, wish.hashed, reread=wish.reread, digest=wish.digest)
+    return write_safetensors(file, descriptor, wish.hashed, reread=wish.reread and wish.digest)
 
 
 def _write_torch_zip(file: File, descriptor: int, wish: _Wish) -> str | None:

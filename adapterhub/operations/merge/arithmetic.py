@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,13 +41,6 @@ class Rounding:
         return lambda found, dtype, out: rounding.stochastic(found, dtype, generator, out)
 
 
-class Merged(NamedTuple):
-    """The bytes of a tensor, in pieces, and how many numbers became infinite."""
-
-    pieces: list[memoryview]
-    overflows: int
-
-
 def merged(
     key: Key,
     stored: LazyTensor,
@@ -55,46 +48,33 @@ def merged(
     dtype: str,
     how: Rounding,
     pool: Pool,
+    overflowed: Callable[[int], None] | None = None,
     record: Record | None = None,
-) -> Merged:
-    """`stored` with `terms`, as `dtype`, in memory of `pool`; `record` is told of terms that only add."""
+) -> Iterator[memoryview]:
+    """The bytes of `stored` with `terms`, as `dtype`, in memory of `pool`; `overflowed` is told how many numbers became infinite,
+    `record` of terms that only add.
+    """
     import numpy as np
 
-    pieces, overflows = _Pieces(pool, rounding.CODES[dtype]), 0
-    rounded = how.of(key)
+    rounded, kind = how.of(key), rounding.CODES[dtype]
     for step in _steps(key, stored, terms):
         found = step.result(overwrite=record is None)
-        codes = rounded(found, dtype, pieces.room(found.shape))
-        if (broken := rounding.not_finite(codes, dtype)) is not None:
-            overflows += int((broken & np.isfinite(step.base)).sum())
+        codes = rounded(found, dtype, pool.take(found.shape, kind))
+        if overflowed is not None and (broken := rounding.not_finite(codes, dtype)) is not None:
+            overflowed(int((broken & np.isfinite(step.base)).sum()))
         if record is not None:
             record(step.undone(rounding.decoded(codes, dtype), dtype))
-    return Merged(pieces.filled(), overflows)
+        yield codes.reshape(-1).view("u1").data
 
 
-class _Pieces:
-    """The memory that steps fill, one behind the other."""
+@contextmanager
+def one_thread_a_product() -> Iterator[None]:
+    """Inside, OpenBLAS does not share products out: its threads wait for each other in a loop, and take the cores from others."""
+    import numpy  # noqa: F401  its OpenBLAS is not there before
+    from threadpoolctl import threadpool_limits
 
-    def __init__(self, pool: Pool, kind: str) -> None:
-        self._pool, self._kind = pool, kind
-        self._full: list[memoryview] = []
-        self._piece, self._used = pool.take().view(kind), 0
-
-    def room(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Where the next step goes."""
-        import numpy as np
-
-        size = math.prod(shape)
-        if self._used + size > self._piece.size:
-            self._full = self.filled()
-            fits = size * self._piece.itemsize <= self._pool.PIECE
-            self._piece, self._used = self._pool.take().view(self._kind) if fits else np.empty(size, self._kind), 0
-        self._used += size
-        return self._piece[self._used - size : self._used].reshape(shape)
-
-    def filled(self) -> list[memoryview]:
-        """All that was filled."""
-        return [*self._full, self._piece[: self._used].view("u1").data]
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def without(stored: LazyTensor, terms: Sequence[Term], key: Key) -> Iterator[np.ndarray]:
@@ -155,16 +135,23 @@ def _read(stored: LazyTensor) -> np.ndarray:
 
 
 def _rows(stored: LazyTensor) -> Iterator[np.ndarray]:
-    """The bits of the weight as a matrix, some rows at a time; from a file as they are wanted, so that a large one never lies in memory."""
+    """The bits of the weight as a matrix, some rows at a time, which the next ones write over; from a file as they are wanted, so
+    that a large one never lies in memory.
+    """
     import numpy as np
 
-    count = stored.shape[0]
-    rows = max(1, _NUMBERS * count // max(1, stored.size))
-    sizes = [min(rows, count - start) for start in range(0, count, rows)]
-    if not isinstance(stored.chunks, Range):
-        stored = from_bytes(stored.dtype, stored.shape, stored.read())
-    for part in stored.split_rows(sizes):
-        yield np.frombuffer(part.read(), rounding.CODES[stored.dtype]).reshape(part.shape[0], -1)
+    count, kind = stored.shape[0], np.dtype(rounding.CODES[stored.dtype])
+    columns = stored.size // max(1, count)
+    rows = max(1, _NUMBERS // max(1, columns))
+    run = stored.chunks
+    if not isinstance(run, Range):
+        whole = np.frombuffer(stored.read(), kind).reshape(count, columns)
+        yield from (whole[start : start + rows] for start in range(0, count, rows))
+        return
+    for start in range(0, count, rows):
+        codes = scratch("codes", (min(rows, count - start), columns), kind.str)
+        run.part(start * columns * kind.itemsize, codes.nbytes).read_into(codes.reshape(-1).view("u1").data)
+        yield codes
 
 
 def _sum(made: Sequence[Change], start: int, stop: int) -> np.ndarray:

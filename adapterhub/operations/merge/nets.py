@@ -54,4 +54,4 @@ def _now(key: Key, stored: LazyTensor, terms: list[Term]) -> LazyTensor:
 
 
 def _computed(key: Key, stored: LazyTensor, terms: list[Term]) -> Iterator[Buffer]:
-    yield from merged(key, stored, terms, "F64", Rounding(), Pool()).pieces
+    yield from merged(key, stored, terms, "F64", Rounding(), Pool())

@@ -1,9 +1,10 @@
-"""A merge that is planned: computed ahead on two threads, written on another, its inputs hashed on one more, proved, told."""
+"""A merge that is planned: computed and written by several threads, its inputs hashed on one more, proved, told."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from adapterhub import files
 from adapterhub.adapter import Key
 from adapterhub.documents import Command, Conversion, Forecast
 from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
-from adapterhub.files import DIGEST, SAFETENSORS, Package
+from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package
 from adapterhub.fingerprint import fingerprint
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
@@ -21,8 +22,7 @@ from adapterhub.operations.delivery import size_of
 from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.merge import output, recipes, telling
-from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead, one_thread_a_product
-from adapterhub.operations.merge.arithmetic import Merged, Rounding, merged
+from adapterhub.operations.merge.arithmetic import Rounding, merged, one_thread_a_product
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.scratch import Pool
@@ -33,6 +33,8 @@ from adapterhub.tensors import Buffer, LazyTensor, length
 
 _MARKING = 12
 """How much longer than hashing a file its fingerprint takes."""
+_A_STEP = 6 << 20
+"""Bytes of memory that a thread computes in."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Run:
     def told(self) -> Conversion:
         """What would be done."""
         self._require_undoable()
-        package = self._package(self._compute, None)
+        package = self._package(None)
         return telling.document(self, package, self.wish.place(package), dry_run=True)
 
     def written(self) -> Conversion:
@@ -68,15 +70,15 @@ class Run:
         self._require_undoable()
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
-        touched = self._touched()
-        with ThreadPoolExecutor(1) as beside, Ahead(touched, self._compute, self._bytes) as ahead:
+        with ThreadPoolExecutor(1) as beside, one_thread_a_product():
             base = beside.submit(digest_of, self.opened.package)
             marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
-            package = self._package(ahead, lambda: self._fields(base.result(), [mark.result() for mark in marks]))
+            package = self._package(lambda: self._fields(base.result(), [mark.result() for mark in marks]))
             place = self.wish.place(package)
             proof = _Proof(self, package, base)
             try:
-                files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof)
+                files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof,
+                            threads=THREADS)  # fmt: skip
             except BaseException:
                 if proof.undo is not None:  # the model could not be put in place: nothing belongs to it
                     proof.undo.unlink(missing_ok=True)
@@ -88,15 +90,15 @@ class Run:
         alone = time.perf_counter() - self.started
         touched, size = self._touched(), size_of(package)
         with one_thread_a_product():
-            spread = sampled(touched, self._compute, self._bytes)
+            spread = sampled(touched, lambda key: deque(self._compute(key), maxlen=0), self._bytes)
         largest = max(map(self._bytes, touched), default=0)
         unknown = [path for path in self.opened.package.paths.values() if not files.is_cached(path)]
         hashed = sum(path.stat().st_size for path in unknown) + _MARKING * sum(
             one.source.package.size for one in self.adapters
         )
-        memory = HELD + WORKERS * largest
+        memory = THREADS * (_A_STEP + (largest if self.undo is not None else 0))
         reread = size if self.check or self.undo is not None else 0
-        return forecast(Load(alone, size, spread, WORKERS, hashed, reread, memory), place)
+        return forecast(Load(alone, size, spread, THREADS, hashed, reread, memory), place)
 
     def _touched(self) -> list[Key]:
         return [key for key in output.ordered(self.opened) if key in self.plan.terms]
@@ -117,24 +119,32 @@ class Run:
                 for path in source.package.paths.values()]  # fmt: skip
 
     def _bytes(self, key: Key) -> int:
-        """What the result of a tensor takes while it waits."""
+        """What the result of a tensor takes."""
         stored = self.opened.adapter.tensors[key]
-        return Pool.taken(length(self.dtype or stored.dtype, stored.shape))
+        return length(self.dtype or stored.dtype, stored.shape)
 
-    def _compute(self, key: Key) -> Merged:
+    def _compute(self, key: Key) -> Iterator[Buffer]:
         stored, terms = self.opened.adapter.tensors[key], self.plan.terms[key]
         recorder = self.recorder
         record = recorder.of(key) if recorder is not None and recorder.subtracts(key, stored, terms) else None
         how = Rounding(self.order.rounding == "stochastic", self.order.seed)
-        made = merged(key, stored, terms, self.dtype or stored.dtype, how, self.pool, record)
-        self.overflows[key] = made.overflows
-        if recorder is not None:
-            recorder.done(key, stored, made.pieces)
-        return made
+        self.overflows[key] = 0
+        made = merged(
+            key, stored, terms, self.dtype or stored.dtype, how, self.pool, partial(self._overflowed, key), record
+        )
+        if recorder is None:
+            yield from made
+        else:
+            pieces = list(made)
+            recorder.done(key, stored, pieces)
+            yield from pieces
 
-    def _package(self, compute: Callable[[Key], Merged], late: Callable[[], Mapping[str, str]] | None) -> Package:
+    def _overflowed(self, key: Key, count: int) -> None:
+        self.overflows[key] += count
+
+    def _package(self, late: Callable[[], Mapping[str, str]] | None) -> Package:
         tensors = self.opened.adapter.tensors
-        changed = {key: LazyTensor(self.dtype or tensors[key].dtype, tensors[key].shape, partial(_chunks, compute, key))
+        changed = {key: LazyTensor(self.dtype or tensors[key].dtype, tensors[key].shape, partial(self._compute, key))
                    for key in self.plan.terms}  # fmt: skip
         rebuilt = output.rebuilt(self.opened, changed, self.dtype, self.tally)
         told = self._fields(DIGEST, [DIGEST] * len(self.adapters))
@@ -146,10 +156,6 @@ class Run:
         inputs = recipes.inputs_of(self.order, [base, *(one.digest for one in self.adapters)], [None, *marks])
         made = recipe.tell(inputs, recipes.parameters_of(self.command, self.order))
         return {recipes.FROM: recipes.merged_from(self.order), **({recipe.FIELD: recipe.as_text(made)} if made else {})}
-
-
-def _chunks(compute: Callable[[Key], Merged], key: Key) -> Iterable[Buffer]:
-    return compute(key).pieces
 
 
 @dataclass

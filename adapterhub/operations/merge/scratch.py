@@ -35,27 +35,25 @@ def scratch(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 class Pool:
-    """Memory in pieces of one size that results lie in while they wait; it comes back when nobody looks at it any more."""
+    """Memory that results lie in until they are written; it comes back when nobody looks at it any more."""
 
-    PIECE = 1 << 20
-    """Bytes."""
+    _PIECE = 1 << 20
+    """Bytes; whoever wants more gets it for once."""
 
     def __init__(self) -> None:
         self._free: deque[mmap] = deque()
 
-    @classmethod
-    def taken(cls, size: int) -> int:
-        """The bytes of the pieces that hold `size` bytes."""
-        return -(-size // cls.PIECE) * cls.PIECE
-
-    def take(self) -> np.ndarray:
-        """A piece of any content."""
+    def take(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """An array of any content."""
         import numpy as np
 
+        size = math.prod(shape)
+        if size * np.dtype(dtype).itemsize > self._PIECE:
+            return np.empty(shape, dtype)
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = mmap(-1, self.PIECE)
-        taken = np.frombuffer(memory, "u1")
+            memory = mmap(-1, self._PIECE)
+        taken = np.frombuffer(memory, dtype, size)
         weakref.finalize(taken, self._free.append, memory).atexit = False
-        return taken
+        return taken.reshape(shape)

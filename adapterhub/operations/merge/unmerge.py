@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from adapterhub.adapter import Key, Kind
 from adapterhub.documents import Conversion, Forecast, Ingredient, LedgerEntry, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
-from adapterhub.files import File, Package
+from adapterhub.files import THREADS, File, Package
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
@@ -20,8 +20,7 @@ from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
-from adapterhub.operations.merge.ahead import HELD, WORKERS, Ahead
-from adapterhub.operations.merge.arithmetic import without
+from adapterhub.operations.merge.arithmetic import one_thread_a_product, without
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
@@ -72,47 +71,40 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
         if digest != told.merged:
             raise AdapterhubError(f"{wish.source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
                                   mend="Give the model as merge wrote it.")  # fmt: skip
-        with open_adapter(wish.source, architecture=told.architecture, kinds=(Kind.CHECKPOINT,),
-                          forgiven={"missing-weights"}) as opened:  # fmt: skip
-            touched = [key for key in output.ordered(opened) if key in told.weights]
-            bits, size = partial(_bits, opened, told), partial(_size, opened)
-            with Ahead(() if dry_run else touched, bits, size) as ahead:
-                restored = _package(opened, told, ahead)
-                place = wish.place(restored)
-                if not dry_run:
-                    files.write(restored, place, force=wish.force, sources=[wish.source, path], digest=False,
-                                prove=partial(_require, told.base))  # fmt: skip
-                done = _document(opened, told, restored, place, path, wish, digest, started, dry_run=dry_run)
-                return (
-                    done if not dry_run else done.model_copy(update={"forecast": _forecast(touched, bits, size, done)})
-                )
+        with (
+            open_adapter(wish.source, architecture=told.architecture, kinds=(Kind.CHECKPOINT,),
+                         forgiven={"missing-weights"}) as opened,
+            one_thread_a_product(),
+        ):  # fmt: skip
+            restored = _package(opened, told)
+            place = wish.place(restored)
+            if not dry_run:
+                files.write(restored, place, force=wish.force, sources=[wish.source, path], digest=False,
+                            prove=partial(_require, told.base), threads=THREADS)  # fmt: skip
+            done = _document(opened, told, restored, place, path, wish, digest, started, dry_run=dry_run)
+            return done.model_copy(update={"forecast": _forecast(opened, told, done)}) if dry_run else done
 
 
-def _forecast(
-    touched: Sequence[Key], bits: Callable[[Key], bytearray], size: Callable[[Key], int], done: Conversion
-) -> Forecast:
+def _forecast(opened: Source, told: Undo, done: Conversion) -> Forecast:
     """What restoring takes beyond `done`."""
-    memory = HELD + 4 * WORKERS * max(map(size, touched), default=0)
-    spread = sampled(touched, bits, size)
-    load = Load(done.seconds, done.size, spread, WORKERS, reread=done.size, memory=memory)
+    sizes = {key: opened.adapter.tensors[key].nbytes for key in output.ordered(opened) if key in told.weights}
+    spread = sampled(list(sizes), partial(_bits, opened, told), sizes.__getitem__)
+    memory = 4 * THREADS * max(sizes.values(), default=0)
+    load = Load(done.seconds, done.size, spread, THREADS, reread=done.size, memory=memory)
     return forecast(load, Path(done.target.path))
 
 
-def _size(opened: Source, key: Key) -> int:
-    return opened.adapter.tensors[key].nbytes
-
-
-def _package(opened: Source, told: Undo, ahead: Ahead[Key, bytearray]) -> Package:
+def _package(opened: Source, told: Undo) -> Package:
     tensors = opened.adapter.tensors
-    changed = {key: LazyTensor(tensors[key].dtype, tensors[key].shape, partial(_chunks, ahead, key))
+    changed = {key: LazyTensor(tensors[key].dtype, tensors[key].shape, partial(_chunks, opened, told, key))
                for key in tensors if key in told.weights}  # fmt: skip
     rebuilt = output.rebuilt(opened, changed, None, Tally())
     made = {name: File(held, in_given_order=True, head=told.head_of(name)) for name, held in rebuilt.items()}
     return Package.new(made, told.documents, opened.package.container)
 
 
-def _chunks(ahead: Ahead[Key, bytearray], key: Key) -> Iterator[Buffer]:
-    yield ahead(key)
+def _chunks(opened: Source, told: Undo, key: Key) -> Iterator[Buffer]:
+    yield _bits(opened, told, key)
 
 
 def _bits(opened: Source, told: Undo, key: Key) -> bytearray:

@@ -1,0 +1,134 @@
+"""Several threads write tensors at a time, each into its place: to write takes a core, and so does to compute what is written."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import NamedTuple
+
+from adapterhub.files.progress import tell
+from adapterhub.files.source import Range
+from adapterhub.files.streaming import Stream, put_tensor
+from adapterhub.tensors import LazyTensor
+
+THREADS = max(2, min(4, os.cpu_count() or 1))
+"""More wait for each other: a file is written by one at a time."""
+_GATHERED = 1 << 20
+"""Bytes of small tensors that are one part."""
+
+
+class Part(NamedTuple):
+    """Tensors with their names, one behind the other from byte `at` on of the file behind `descriptor`."""
+
+    descriptor: int
+    at: int
+    tensors: Sequence[tuple[str, LazyTensor]]
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.nbytes for _, tensor in self.tensors)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether nothing is computed."""
+        return all(isinstance(tensor.chunks, Range) for _, tensor in self.tensors)
+
+
+def parts(descriptor: int, at: int, tensors: Iterable[tuple[str, LazyTensor]]) -> Iterator[Part]:
+    """The tensors of a file from byte `at` on: large ones alone, small ones with their neighbours."""
+    gathered: list[tuple[str, LazyTensor]] = []
+    start = at
+    for name, tensor in tensors:
+        if gathered and at + tensor.nbytes - start > _GATHERED:
+            yield Part(descriptor, start, gathered)
+            gathered, start = [], at
+        gathered.append((name, tensor))
+        at += tensor.nbytes
+    if gathered:
+        yield Part(descriptor, start, gathered)
+
+
+def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
+    """Writes every part. Several `threads` read tensors at a time; what one of them raises stops all, and is raised.
+
+    The system lets one at a time write a file. So one thread begins with what is only copied, and at the end, where the
+    others arrive last: these compute meanwhile, or copy other files.
+    """
+    if threads == 1:
+        for part in given:
+            _write(part, tell)
+        return
+    crew = _Crew(given)
+    team = [Thread(target=crew.work, args=(take,), daemon=True) for take in crew.ends(threads)]
+    for thread in team:
+        thread.start()
+    try:
+        crew.watch(threads)
+    finally:
+        crew.stop.set()
+        for thread in team:
+            thread.join()
+
+
+class _Stopped(Exception):
+    """Somebody else failed."""
+
+
+class _Crew:
+    """What is left to write, and what those who write it say: the bytes of a part, and at the end what went wrong or None."""
+
+    def __init__(self, given: Iterable[Part]) -> None:
+        self._left = deque(sorted(given, key=lambda part: part.is_copied))
+        self._told: SimpleQueue[int | BaseException | None] = SimpleQueue()
+        self.stop = Event()
+
+    def ends(self, count: int) -> list[Callable[[], Part]]:
+        """Where each of `count` threads takes its parts from."""
+        return [self._left.pop, *[self._left.popleft] * (count - 1)]
+
+    def work(self, take: Callable[[], Part]) -> None:
+        """Writes parts until none is left."""
+        try:
+            while part := _next(take):
+                _write(part, self._advanced)
+                self._told.put(part.size)
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits for us
+            self._told.put(error)
+        else:
+            self._told.put(None)
+
+    def watch(self, working: int) -> None:
+        """Tells what was written until nobody works any more; raises what went wrong first."""
+        failed: BaseException | None = None
+        while working:
+            told = self._told.get()
+            if isinstance(told, int):
+                tell(told)
+                continue
+            working -= 1
+            if told is not None:
+                self.stop.set()
+                failed = failed or told
+        if failed is not None:
+            raise failed
+
+    def _advanced(self, _: int) -> None:
+        if self.stop.is_set():
+            raise _Stopped
+
+
+def _write(part: Part, advanced: Callable[[int], None]) -> None:
+    stream = Stream(part.descriptor, part.at, advanced)
+    for name, tensor in part.tensors:
+        put_tensor(name, tensor, stream)
+    stream.flush()
+
+
+def _next(take: Callable[[], Part]) -> Part | None:
+    try:
+        return take()
+    except IndexError:
+        return None
