@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from adapterhub.adapter import Adapter, Key
@@ -18,10 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """How many numbers became infinite, and how many that were not zero became zero, while the casts were written."""
+    """How many numbers became infinite, and how many that were not zero became zero, while the casts were written, perhaps by
+    several threads.
+    """
 
     overflows: int = 0
     underflows: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def add(self, overflows: int, underflows: int) -> None:
+        """Counts so many more."""
+        with self._lock:
+            self.overflows += overflows
+            self.underflows += underflows
 
     def problems(self) -> Iterator[Problem]:
         """What there is to tell."""
@@ -129,5 +139,5 @@ def _count(found: np.ndarray, stored: np.ndarray, dtype: str, tally: Tally) -> N
 
     magnitude = stored & 0x7FFF if dtype == "BF16" else np.abs(stored)
     infinite = magnitude == (0x7F80 if dtype == "BF16" else np.inf)
-    tally.overflows += int(np.count_nonzero(infinite & np.isfinite(found)))
-    tally.underflows += int(np.count_nonzero((magnitude == 0) & (found != 0)))
+    overflows = np.count_nonzero(infinite & np.isfinite(found))
+    tally.add(int(overflows), int(np.count_nonzero((magnitude == 0) & (found != 0))))

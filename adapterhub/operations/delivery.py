@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapterhub import files
+from adapterhub.adapter import Kind
 from adapterhub.documents import Command, Conversion, Exactness, Forecast
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
@@ -54,6 +55,7 @@ def deliver(
             prove=proof,
             reread=digests and proof.measured,
             digest=digests and package.container in files.SINGLE,
+            threads=files.THREADS if made.adapter.kind is Kind.CHECKPOINT else 1,
         )
     return next(iter(found.values())) if package.container in files.SINGLE else None
 

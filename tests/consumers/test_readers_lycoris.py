@@ -6,11 +6,12 @@ Compared in forward mode: LyCORIS 4.1.3 applies alpha / rank twice when it merge
 """
 
 import logging
+import tomllib
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lycoris.kohya import create_network, create_network_from_weights
+from lycoris.kohya import LycorisNetworkKohya, create_network, create_network_from_weights
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
@@ -71,9 +72,10 @@ def parts(bench, name="sd1"):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet():
-    """LyCORIS reports every step."""
+def settled():
+    """LyCORIS reports every step, and keeps the last preset for whoever names none: here that is ours, whatever ran before."""
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    LycorisNetworkKohya.apply_preset(tomllib.loads(PRESET))
 
 
 def network(unet, encoder, arguments, preset):
