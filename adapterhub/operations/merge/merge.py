@@ -1,4 +1,4 @@
-"""`merge`: adapters into a whole model. One straight line: open → plan and refuse → compute ahead, write beside → prove.
+"""`merge`: adapters into a whole model. One straight line: open → plan and refuse → compute and write → prove.
 
 Every touched weight is W + Σ strength·ΔW in float64, rounded once to the dtype of the base. What only adds is summed, whatever
 its order in the command; the rest (DoRA, OFT, BOFT, IA3, GLoRA, replacements, hypernetworks) works on what the adapters
