@@ -207,18 +207,14 @@ def _numbers(tensor: LazyTensor) -> np.ndarray:
 
 
 def _widened(halves: np.ndarray) -> np.ndarray:
-    """float16 as float32, which takes numpy up to twenty times as long: the bits go to their places, and the exponent, which
-    counts from 15 and not from 127, is set right by a multiplication.
-    """
+    """float16 as float32, by the processor's own instruction, which numpy lacks; numpy's NaN where there is one."""
     import numpy as np
+    from numkong import astype
 
-    bits = halves.view("<i2").astype("<i4")
-    bits <<= 13
-    bits &= ~0x70001FFF
-    wide = bits.view("<f4")
-    wide *= np.float32(2.0**112)
-    flushed = np.float32(2.0**-149) * np.float32(2.0**112) == 0  # a library has told the processor to
-    return halves.astype("<f4") if flushed or _largest(wide) >= _BEYOND_HALF else wide
+    wide = np.empty(halves.shape, "<f4")
+    if wide.size:
+        astype(np.ascontiguousarray(halves).reshape(-1), "float32", out=wide.reshape(-1))
+    return halves.astype("<f4") if _largest(wide) >= _BEYOND_HALF else wide
 
 
 def _largest(numbers: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from types import TracebackType
 
 from adapterhub.files.progress import tell
@@ -14,9 +14,13 @@ from adapterhub.files.source import PIECE, Range
 from adapterhub.tensors import Buffer, LazyTensor
 
 _GATHERED = 1 << 20
-"""Bytes up to which small pieces are joined before they are written; tensors above it are copied by the system."""
-_ENOUGH = 1 << 16
-"""Bytes from which on a piece is written as it is."""
+"""Bytes that are worth writing; a tensor above it is copied by the system."""
+_PATIENCE = 4 << 20
+"""Bytes that do not wait for a turn any longer."""
+_FEW = 64
+"""Pieces that are written one by one; more are joined."""
+_SMALL = 1 << 12
+"""Bytes up to which a piece is copied, which takes less memory than a view of it."""
 _BEHIND = 16 << 20
 """Bytes after which the system is told to begin with writing them out, so that fsync has little left to wait for."""
 _AT_ONCE = 64 << 20
@@ -82,26 +86,25 @@ class Follower:
 
 class Stream:
     """Writes what it is given, one behind the other, into the file behind `descriptor` from byte `at` on; `advanced` is told of
-    the bytes that are written, and may stop it by raising.
+    the bytes that are written, and may stop it by raising. Where several write one file, they take turns: what `turn` keeps
+    from being written waits for some time, for the system, too, lets one at a time do it.
     """
 
-    def __init__(self, descriptor: int, at: int = 0, advanced: Callable[[int], None] = tell) -> None:
-        self._descriptor, self._advanced = descriptor, advanced
-        self._gathered: list[bytes] = []
+    def __init__(
+        self, descriptor: int, at: int = 0, advanced: Callable[[int], None] = tell, turn: Lock | None = None
+    ) -> None:
+        self._descriptor, self._advanced, self._turn = descriptor, advanced, turn or Lock()
+        self._gathered: list[Buffer] = []
         self._size = 0
         self._at = self._begun = at
 
     def put(self, chunk: Buffer) -> None:
-        """Writes `chunk`, now or later. It may be changed afterwards."""
-        view = memoryview(chunk).cast("B")
-        if len(view) >= _ENOUGH:
+        """Writes `chunk`, now or later: it may not be changed before `flush`."""
+        size = memoryview(chunk).nbytes
+        self._gathered.append(bytes(chunk) if size < _SMALL else chunk)
+        self._size += size
+        if self._size >= _PATIENCE or (self._size >= _GATHERED and not self._turn.locked()):
             self.flush()
-            self._write(view)
-        else:
-            if self._size + len(view) > _GATHERED:
-                self.flush()
-            self._gathered.append(bytes(view))
-            self._size += len(view)
 
     def copy(self, run: Range) -> None:
         """Writes a run of bytes of another file: the system copies them, and they never come here."""
@@ -125,15 +128,14 @@ class Stream:
 
     def flush(self) -> None:
         """Writes what was gathered."""
-        gathered, self._gathered, self._size = b"".join(self._gathered), [], 0
-        self._write(gathered)
-
-    def _write(self, data: Buffer) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view, self._at)
-            view = view[count:]
-            self._advance(count)
+        gathered, self._gathered, self._size = self._gathered, [], 0
+        with self._turn:
+            for data in gathered if len(gathered) < _FEW else (b"".join(gathered),):
+                view = memoryview(data).cast("B")
+                while view:
+                    count = os.pwrite(self._descriptor, view, self._at)
+                    view = view[count:]
+                    self._advance(count)
 
     def _advance(self, count: int) -> None:
         self._at += count

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 from adapterhub.files.progress import tell
@@ -70,7 +71,9 @@ def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
     finally:
         crew.stop.set()
         for thread in team:
-            thread.join()
+            while thread.is_alive():
+                with suppress(KeyboardInterrupt):  # nobody may close a file that one still writes
+                    thread.join()
 
 
 class _Stopped(Exception):
@@ -82,6 +85,7 @@ class _Crew:
 
     def __init__(self, given: Iterable[Part]) -> None:
         self._left = deque(sorted(given, key=lambda part: part.is_copied))
+        self._turns = {part.descriptor: Lock() for part in self._left}
         self._told: SimpleQueue[int | BaseException | None] = SimpleQueue()
         self.stop = Event()
 
@@ -93,7 +97,7 @@ class _Crew:
         """Writes parts until none is left."""
         try:
             while part := _next(take):
-                _write(part, self._advanced)
+                _write(part, self._advanced, self._turns[part.descriptor])
                 self._told.put(part.size)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for us
             self._told.put(error)
@@ -111,7 +115,7 @@ class _Crew:
             working -= 1
             if told is not None:
                 self.stop.set()
-                failed = failed or told
+                failed = told if failed is None else failed
         if failed is not None:
             raise failed
 
@@ -120,8 +124,8 @@ class _Crew:
             raise _Stopped
 
 
-def _write(part: Part, advanced: Callable[[int], None]) -> None:
-    stream = Stream(part.descriptor, part.at, advanced)
+def _write(part: Part, advanced: Callable[[int], None], turn: Lock | None = None) -> None:
+    stream = Stream(part.descriptor, part.at, advanced, turn)
     for name, tensor in part.tensors:
         put_tensor(name, tensor, stream)
     stream.flush()

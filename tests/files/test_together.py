@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import adapterhub
 from adapterhub import files
 from adapterhub.files import DIRECTORY, File, Package
+from adapterhub.files.streaming import Stream
 from adapterhub.files.together import parts
 from adapterhub.tensors import Buffer, LazyTensor, from_bytes
 
@@ -130,3 +131,24 @@ def test_what_watches_is_told_every_byte_in_its_own_thread_and_may_stop_it(tmp_p
     with adapterhub.watched(stop), pytest.raises(KeyboardInterrupt):
         files.write(package([MIB, 3, 2 * MIB]), tmp_path / "stopped.safetensors", digest=False, threads=2)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_may_not_be_written_yet_waits_until_its_turn_comes_or_it_is_too_much(tmp_path: Path) -> None:
+    turn = threading.Lock()
+    path = tmp_path / "out"
+    with path.open("wb", buffering=0) as file:
+        stream = Stream(file.fileno(), 2, turn=turn)
+        with turn:
+            for number in range(3):
+                stream.put(content(MIB, number))
+            assert path.stat().st_size == 0
+            last = threading.Thread(target=stream.put, args=(content(MIB, 3),))
+            last.start()
+            last.join(0.05)
+            assert last.is_alive()
+        last.join()
+        assert path.read_bytes() == b"\0\0" + b"".join(content(MIB, number) for number in range(4))
+        with turn:
+            stream.put(content(MIB, 4))
+        stream.put(b"end")
+        assert path.read_bytes()[2 + 4 * MIB :] == content(MIB, 4) + b"end"

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class _Held(local):
-    """What one thread has."""
+    """What one thread has: memory by name and dtype, and views of it by shape, too."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, str], np.ndarray] = {}
+        self.memory: dict[tuple[str, str], np.ndarray] = {}
+        self.views: dict[tuple[str, str, tuple[int, ...]], np.ndarray] = {}
 
 
 _HELD = _Held()
@@ -25,13 +26,22 @@ _HELD = _Held()
 
 def scratch(name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of this thread, of any content; who asks for `name` next gets the same memory."""
+    held = _HELD
+    view = held.views.get((name, dtype, shape))
+    return _viewed(held, name, shape, dtype) if view is None else view
+
+
+def _viewed(held: _Held, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     import numpy as np
 
     size = math.prod(shape)
-    held = _HELD.arrays.get((name, dtype))
-    if held is None or held.size < size:
-        held = _HELD.arrays[name, dtype] = np.frombuffer(mmap(-1, max(1, size) * np.dtype(dtype).itemsize), dtype)
-    return held[:size].reshape(shape)
+    memory = held.memory.get((name, dtype))
+    if memory is None or memory.size < size:
+        held.views.clear()  # those of what was too small
+        memory = np.frombuffer(mmap(-1, max(1, size) * np.dtype(dtype).itemsize), dtype)
+        held.memory[name, dtype] = memory
+    view = held.views[name, dtype, shape] = memory[:size].reshape(shape)
+    return view
 
 
 class Pool:
