@@ -18,7 +18,7 @@ from adapterhub.tensors import LazyTensor, from_bytes, values
 if TYPE_CHECKING:
     import numpy as np
 
-_NUMBERS = 1 << 17
+_NUMBERS = 1 << 18
 """Numbers of one step: few enough to stay near the processor, many enough that two threads seldom wait for Python's lock."""
 Record = Callable[["np.ndarray"], None]
 """Told the bits that taking the change out of a step's result again gives."""

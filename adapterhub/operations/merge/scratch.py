@@ -47,7 +47,7 @@ def _viewed(held: _Held, name: str, shape: tuple[int, ...], dtype: str) -> np.nd
 class Pool:
     """Memory that results lie in until they are written; it comes back when nobody looks at it any more."""
 
-    _PIECE = 1 << 20
+    _PIECE = 1 << 21
     """Bytes; whoever wants more gets it for once."""
 
     def __init__(self) -> None:
