@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.cost import Cost, Row, adapterhub, cost, typical
+from tests.benchmarks.cost import Cost, Row, adapterhub, best, cost, typical
 from tests.benchmarks.factors import extracting, resizing
 from tests.benchmarks.merging import merging
 from tests.benchmarks.registry import registry
@@ -118,11 +118,11 @@ def moving(folder: Path) -> Iterator[Row]:
     for architecture in ("sd1", "sdxl"):
         source = made("model", folder / f"whole-{architecture}.safetensors", architecture)
         target, back, copy = folder / architecture, folder / "back.safetensors", folder / "copy.safetensors"
-        copied = _better(copy, "cp", source, str(copy)).wall
+        copied = best(copy, "cp", source, str(copy), runs=2).wall
         copy.unlink()
-        out = _better(target, *adapterhub("convert", source, "--to", "diffusers", "-o", str(target)))
+        out = best(target, *adapterhub("convert", source, "--to", "diffusers", "-o", str(target)), runs=2)
         Path(source).unlink()
-        into = _better(back, *adapterhub("convert", str(target), "--to", "single-file", "-o", str(back)))
+        into = best(back, *adapterhub("convert", str(target), "--to", "single-file", "-o", str(back)), runs=2)
         print(f"  {architecture}: cp {copied:.2f} s · to a folder {out.wall:.2f} s ({out.cpu:.2f} CPU-s) · "
               f"back {into.wall:.2f} s ({into.cpu:.2f} CPU-s)")  # fmt: skip
         if architecture == "sdxl":
@@ -143,22 +143,11 @@ def moving(folder: Path) -> Iterator[Row]:
         back.unlink()
 
 
-def _better(target: Path, *command: str) -> Cost:
-    """The better of two runs, each of which finds nothing at `target`: the first pays for memory that nobody had yet."""
-    runs = []
-    for _ in range(2):
-        if target.is_dir():
-            shutil.rmtree(target)
-        target.unlink(missing_ok=True)
-        runs.append(cost(*command))
-    return min(runs, key=lambda one: one.wall)
-
-
 def _diffusers(folder: Path, architecture: str, dtype: str, ours: Cost) -> Iterator[Row]:
     """The same model from one file into a folder by diffusers: as it is called, which makes it float32, or kept as it is."""
     back, configs, theirs = (folder / name for name in ("back.safetensors", architecture, "theirs"))
     command = (sys.executable, "-c", _SINGLE_FILE, str(back), str(configs), str(theirs), architecture, dtype)
-    found = _better(theirs, *command)
+    found = best(theirs, *command, runs=2)
     shutil.rmtree(theirs)
     print(f"  diffusers, {architecture} in {dtype}: {found.wall:.2f} s, {found.peak:.0f} MB")
     yield Row(
