@@ -60,6 +60,13 @@ def embedding(path: Path) -> Path:
     return path
 
 
+def picture(path: Path) -> None:
+    """Noise of 256 × 256."""
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(path)
+
+
 def _endless(shape: Shape) -> LazyTensor:
     """The same random numbers over and over, never all in memory."""
     size = 2 * math.prod(shape)
@@ -81,3 +88,5 @@ if __name__ == "__main__":  # a process of its own, whose memory is not the meas
             model(Path(path), architecture)
         case ["embedding", path]:
             embedding(Path(path))
+        case ["picture", path]:
+            picture(Path(path))

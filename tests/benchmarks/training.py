@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from tests.benchmarks.cost import Row, adapterhub, cost
-from tests.benchmarks.files import model
 
 TECHNIQUES = {
     "textual-inversion": ("--token", "<fox>", "--initial-words", "animal"),
@@ -23,10 +20,10 @@ LIMIT = 20_000
 
 def training(folder: Path) -> Iterator[Row]:
     """Peak memory and wall time of one step, the opening of the base and the writing of the result included."""
-    base, pictures = model(folder / "base.safetensors", "sd1"), folder / "pictures"
+    base, pictures = folder / "base.safetensors", folder / "pictures"
     pictures.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(pictures / "0.png")
+    for what, path, *arguments in (("model", base, "sd1"), ("picture", pictures / "0.png")):
+        cost(sys.executable, "-m", "tests.benchmarks.files", what, str(path), *arguments)
     for technique, special in TECHNIQUES.items():
         told = ("--base", str(base), "--images", str(pictures), "-o", str(folder / technique), *ALIKE, *special)
         found = cost(*adapterhub("train", technique, *told))
