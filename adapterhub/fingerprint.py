@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from adapterhub.adapter import Adapter, Key, Kind, Role, Roles
 from adapterhub.algorithms import algorithm_of, scale_of, total_scale
 from adapterhub.files.source import Range
-from adapterhub.tensors import FLOATS, Buffer, LazyTensor, item, values
+from adapterhub.tensors import FLOATS, Buffer, LazyTensor, item, recast, values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,13 +207,8 @@ def _numbers(tensor: LazyTensor) -> np.ndarray:
 
 
 def _widened(halves: np.ndarray) -> np.ndarray:
-    """float16 as float32, by the processor's own instruction, which numpy lacks; numpy's NaN where there is one."""
-    import numpy as np
-    from numkong import astype
-
-    wide = np.empty(halves.shape, "<f4")
-    if wide.size:
-        astype(np.ascontiguousarray(halves).reshape(-1), "float32", out=wide.reshape(-1))
+    """float16 as float32; numpy's NaN where there is one."""
+    wide = recast(halves, "float32")
     return halves.astype("<f4") if _largest(wide) >= _BEYOND_HALF else wide
 
 

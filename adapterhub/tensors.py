@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,6 +176,17 @@ def values(tensor: LazyTensor) -> np.ndarray:
         table = np.array([_f8(code, tensor.dtype) for code in range(256)], "<f4")
         return np.take(table, np.frombuffer(data, "u1")).reshape(tensor.shape)
     raise ValueError(f"{tensor.dtype} is only moved, never computed with")
+
+
+def recast(found: np.ndarray, name: Literal["float16", "float32"]) -> np.ndarray:
+    """Between float16 and float32: what numpy's cast gives, by the processor's own instructions, twenty times as fast."""
+    import numpy as np
+    from numkong import astype
+
+    made = np.empty(found.shape, name)
+    if found.size:
+        astype(np.ascontiguousarray(found).reshape(-1), name, out=made.reshape(-1))
+    return made
 
 
 def ratio(alpha: float, rank: int) -> Fraction:

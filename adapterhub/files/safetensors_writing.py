@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from adapterhub.files.package import File
 from adapterhub.files.progress import tell
 from adapterhub.files.safetensors import in_order, render_header
-from adapterhub.files.streaming import Follower, Stream, allocate, put_tensor, sha256_of, write_all
+from adapterhub.files.streaming import Follower, Stream, allocate, put_all, sha256_of, write_all
 from adapterhub.files.together import parts, write_parts
 from adapterhub.tensors import LazyTensor
 
@@ -71,10 +71,7 @@ def _write(tensors: Named, descriptor: int, at: int, follower: Follower) -> str:
         tell(count)
         follower.advance(count)
 
-    stream = Stream(descriptor, at, advanced)
-    for name, tensor in tensors:
-        put_tensor(name, tensor, stream)
-    stream.flush()
+    put_all(tensors, Stream(descriptor, at, advanced))
     return follower.hexdigest()
 
 

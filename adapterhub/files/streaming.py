@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import Condition, Lock, Thread
 from types import TracebackType
 
@@ -164,6 +164,13 @@ def put_tensor(name: str, tensor: LazyTensor, stream: Stream) -> None:
         return
     for chunk in whole(name, tensor):
         stream.put(chunk)
+
+
+def put_all(tensors: Iterable[tuple[str, LazyTensor]], stream: Stream) -> None:
+    """Writes tensors to the last byte."""
+    for name, tensor in tensors:
+        put_tensor(name, tensor, stream)
+    stream.flush()
 
 
 def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from adapterhub.files.progress import tell
 from adapterhub.files.source import Range
-from adapterhub.files.streaming import Stream, put_tensor
+from adapterhub.files.streaming import Stream, put_all
 from adapterhub.tensors import LazyTensor
 
 THREADS = max(2, min(4, os.cpu_count() or 1))
@@ -60,7 +60,7 @@ def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
     """
     if threads == 1:
         for part in given:
-            _write(part, tell)
+            put_all(part.tensors, Stream(part.descriptor, part.at))
         return
     crew = _Crew(given)
     team = [Thread(target=crew.work, args=(take,), daemon=True) for take in crew.ends(threads)]
@@ -97,7 +97,8 @@ class _Crew:
         """Writes parts until none is left."""
         try:
             while part := _next(take):
-                _write(part, self._advanced, self._turns[part.descriptor])
+                turn = self._turns[part.descriptor]
+                put_all(part.tensors, Stream(part.descriptor, part.at, self._advanced, turn))
                 self._told.put(part.size)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for us
             self._told.put(error)
@@ -122,13 +123,6 @@ class _Crew:
     def _advanced(self, _: int) -> None:
         if self.stop.is_set():
             raise _Stopped
-
-
-def _write(part: Part, advanced: Callable[[int], None], turn: Lock | None = None) -> None:
-    stream = Stream(part.descriptor, part.at, advanced, turn)
-    for name, tensor in part.tensors:
-        put_tensor(name, tensor, stream)
-    stream.flush()
 
 
 def _next(take: Callable[[], Part]) -> Part | None:

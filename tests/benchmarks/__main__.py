@@ -12,14 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.cost import Cost, Row, adapterhub, best, cost, typical
+from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, best, cost, typical
 from tests.benchmarks.factors import extracting, resizing
 from tests.benchmarks.merging import merging
 from tests.benchmarks.registry import registry
 from tests.benchmarks.training import training
 
-_ROOM = 15 << 30
-"""Bytes for a whole SDXL and what it becomes."""
 _DIFFUSERS = """
 import sys
 from diffusers import StableDiffusionXLPipeline
@@ -137,7 +135,7 @@ def moving(folder: Path) -> Iterator[Row]:
         for weights in target.rglob("*.safetensors"):
             weights.unlink()
         for dtype in ("float32", "float16") if architecture == "sd1" else ("float16",):
-            if shutil.disk_usage(folder).free > _ROOM:
+            if shutil.disk_usage(folder).free > ROOM:
                 yield from _diffusers(folder, architecture, dtype, out)
         shutil.rmtree(target)
         back.unlink()
@@ -181,7 +179,7 @@ def main() -> int:
 def _fast() -> str | None:
     """Memory, where there is enough of it: what is compared is work, and a busy disk hides it."""
     shared = Path("/dev/shm")
-    return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > _ROOM else None
+    return str(shared) if shared.is_dir() and shutil.disk_usage(shared).free > ROOM else None
 
 
 if __name__ == "__main__":

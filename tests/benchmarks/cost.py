@@ -12,6 +12,8 @@ from statistics import median
 from typing import NamedTuple
 
 RUNS = 5
+ROOM = 15 << 30
+"""Bytes for a whole SDXL and what it becomes, or for what diffusers makes of it and its memory."""
 _TAKEN_BACK = 3.0
 """Seconds after which a virtual machine's host has taken back the memory that was freed."""
 

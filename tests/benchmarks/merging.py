@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.cost import Cost, Row, adapterhub, best, cost, remove
+from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, best, cost, remove
 
 _LIMITS = {"sd1": (1.5, 0.5, 150), "sdxl": (1.8, 2.0, 350)}
 """Times `cp`, seconds beside it, MB."""
 _RUNS = 3
-_ROOM = 15 << 30
-"""Bytes for what diffusers makes of SDXL, and for its memory."""
-_SETTLED = 2.1
-"""Seconds after which the digest of a file may be remembered."""
 _FUSE = """
 import sys, diffusers, torch
 kind = diffusers.StableDiffusionXLPipeline if sys.argv[5] == "sdxl" else diffusers.StableDiffusionPipeline
@@ -36,7 +31,6 @@ def merging(folder: Path) -> Iterator[Row]:
         base, adapter = (folder / f"{what}-{architecture}.safetensors" for what in ("base", "adapter"))
         cost(sys.executable, "-m", "tests.benchmarks.files", "model", str(base), architecture)
         cost(sys.executable, "-m", "tests.benchmarks.files", "lora", str(adapter), architecture, "32")
-        time.sleep(_SETTLED)
         out = folder / "out.safetensors"
         copied = best(out, "cp", str(base), str(out), runs=_RUNS).wall
         command = adapterhub("merge", str(base), f"{adapter}:0.7", "-o", str(out))
@@ -47,7 +41,7 @@ def merging(folder: Path) -> Iterator[Row]:
         yield Row(f"merge {architecture}: peak memory", max(first.peak, again.peak, told.peak), memory, "MB")
         print(f"  cp {copied:.2f} s · merge {again.wall:.2f} s ({again.cpu:.2f} CPU-s) · the first into this base "
               f"{first.wall:.2f} s · with the result's sha256 {told.wall:.2f} s")  # fmt: skip
-        if shutil.disk_usage(folder).free > _ROOM:
+        if shutil.disk_usage(folder).free > ROOM:
             peer = _diffusers(folder, base, adapter, architecture)
             yield Row(f"diffusers load + fuse + save / merge, {architecture}", peer.wall / again.wall, 4, "×", True)
             print(f"  diffusers {peer.wall:.2f} s, {peer.peak:.0f} MB")

@@ -33,7 +33,7 @@ from adapterhub.tensors import Buffer, LazyTensor, length
 
 _MARKING = 12
 """How much longer than hashing a file its fingerprint takes."""
-_A_STEP = 6 << 20
+_A_STEP = 8 << 20
 """Bytes of memory that a thread computes in."""
 
 

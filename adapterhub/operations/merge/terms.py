@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.adapter import Role, Roles
 from adapterhub.algorithms import algorithm_of, label, scale_of, total_scale
-from adapterhub.operations.casting import rounded
-from adapterhub.tensors import LazyTensor, values
+from adapterhub.tensors import LazyTensor, recast, values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,6 +169,6 @@ def _wide(tensor: LazyTensor) -> np.ndarray:
     """The values in float64, kernel positions as columns."""
     found = values(tensor)
     if tensor.dtype == "F16":
-        found = rounded(found, "F32")  # exact, and a tenth of the time that numpy takes from float16
+        found = recast(found, "float32")
     found = found.astype("<f8")
     return found.reshape(found.shape[0], -1) if found.ndim > 1 else found
