@@ -4,7 +4,7 @@
 are interpreted and never executed, pictures that hold embeddings, and folders; `read` also knows shards.
 """
 
-from adapterhub.files.cache import cached_sha256, is_cached
+from adapterhub.files.cache import cached_digest, cached_sha256, is_cached, is_cached_digest
 from adapterhub.files.digests import data_sha256, every_digest, sha256
 from adapterhub.files.folder import Folder, Listing
 from adapterhub.files.limits import LIMITS, Limits
@@ -51,10 +51,12 @@ __all__ = [
     "Listing",
     "Package",
     "Problem",
+    "cached_digest",
     "cached_sha256",
     "data_sha256",
     "every_digest",
     "is_cached",
+    "is_cached_digest",
     "items",
     "opened",
     "read",

@@ -12,7 +12,7 @@ from adapterhub.documents import Problem
 from adapterhub.errors import RefusedInput
 from adapterhub.operations.lora.module_faults import is_number
 from adapterhub.operations.problems import error, warning
-from adapterhub.tensors import LazyTensor, from_bytes, item
+from adapterhub.tensors import LazyTensor, from_bytes, item, largest_code
 
 R = Role
 HALF_MAX = 65504.0
@@ -49,12 +49,12 @@ def numbers(tensor: LazyTensor) -> Numbers:
 
     unsigned, infinity = _BITS[tensor.dtype]
     width = np.dtype(unsigned).itemsize
-    magnitude = (1 << (8 * width - 1)) - 1
     largest = broken = 0
     for chunk in tensor.chunks():
-        bits = np.frombuffer(chunk, unsigned) & magnitude
-        top = int(bits.max(initial=0))
+        codes = np.frombuffer(chunk, unsigned)
+        top = largest_code(codes)
         if top >= infinity:
+            bits = codes & ((1 << (8 * width - 1)) - 1)
             finite = bits[bits < infinity]
             broken += bits.size - finite.size
             top = int(finite.max(initial=0))

@@ -124,3 +124,29 @@ def test_it_lies_in_the_cache_folder_of_the_user(
 def test_a_file_that_is_not_there_is_said(tmp_path: Path, hashed: Hashed) -> None:
     with pytest.raises(MachineFailure, match="No such file"):
         cache.cached_sha256(tmp_path / "absent")
+
+
+def test_what_follows_from_its_name_is_computed_once(tmp_path: Path, hashed: Hashed) -> None:
+    found = iter("ab")
+    assert [cache.cached_digest("kind", "name", lambda: 64 * next(found)) for _ in range(2)] == [64 * "a"] * 2
+    assert cache.is_cached_digest("kind", "name")
+    assert not cache.is_cached_digest("other", "name")
+    assert cache.cached_digest("other", "name", lambda: 64 * next(found)) == 64 * "b"
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a digest", b"\xff" * 64])
+def test_a_damaged_digest_is_computed_anew(tmp_path: Path, hashed: Hashed, damage: bytes) -> None:
+    cache.cached_digest("kind", "name", lambda: 64 * "a")
+    (tmp_path / "cache" / "kind" / "name").write_bytes(damage)
+    assert not cache.is_cached_digest("kind", "name")
+    assert cache.cached_digest("kind", "name", lambda: 64 * "b") == 64 * "b"
+
+
+def test_without_a_place_it_is_computed_each_time(
+    tmp_path: Path, hashed: Hashed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("", str(tmp_path / "file")):
+        monkeypatch.setenv("ADAPTERHUB_CACHE", place)
+        assert cache.cached_digest("kind", "name", lambda: 64 * "a") == 64 * "a"
+        assert not cache.is_cached_digest("kind", "name")

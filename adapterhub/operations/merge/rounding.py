@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.operations.casting import rounded
 from adapterhub.operations.merge.scratch import scratch
-from adapterhub.tensors import from_bytes, values
+from adapterhub.tensors import from_bytes, largest_code, values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,12 +84,11 @@ def stochastic(
 
 def not_finite(codes: np.ndarray, dtype: str) -> np.ndarray | None:
     """Where numbers are infinite or none; None where all are finite."""
-    import numpy as np
-
     ends = INFINITE[dtype]
-    magnitude = scratch("magnitude", codes.shape, CODES[dtype])
-    np.bitwise_and(codes, (1 << (8 * codes.dtype.itemsize - 1)) - 1, out=magnitude)
-    return magnitude >= ends if int(magnitude.max(initial=0)) >= ends else None
+    if largest_code(codes) < ends:
+        return None
+    found: np.ndarray = (codes & ((1 << (8 * codes.dtype.itemsize - 1)) - 1)) >= ends
+    return found
 
 
 def _half(found: np.ndarray, codes: np.ndarray) -> None:

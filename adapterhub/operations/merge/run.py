@@ -15,13 +15,12 @@ from adapterhub.adapter import Key
 from adapterhub.documents import Command, Conversion, Forecast
 from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
 from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package
-from adapterhub.fingerprint import fingerprint
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
-from adapterhub.operations.merge import output, recipes, telling
+from adapterhub.operations.merge import marks, output, recipes, telling
 from adapterhub.operations.merge.arithmetic import Rounding, merged, one_thread_a_product
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
@@ -31,8 +30,6 @@ from adapterhub.operations.source import Source
 from adapterhub.operations.wish import DTYPES, Wish
 from adapterhub.tensors import Buffer, LazyTensor, length
 
-_MARKING = 12
-"""How much longer than hashing a file its fingerprint takes."""
 _A_STEP = 8 << 20
 """Bytes of memory that a thread computes in."""
 
@@ -72,8 +69,8 @@ class Run:
             self.recorder = Recorder(self.opened)
         with ThreadPoolExecutor(1) as beside, one_thread_a_product():
             base = beside.submit(digest_of, self.opened.package)
-            marks = [beside.submit(fingerprint, one.source.adapter) for one in self.adapters]
-            package = self._package(lambda: self._fields(base.result(), [mark.result() for mark in marks]))
+            marked = [beside.submit(marks.mark, one.source, one.digest) for one in self.adapters]
+            package = self._package(lambda: self._fields(base.result(), [mark.result() for mark in marked]))
             place = self.wish.place(package)
             proof = _Proof(self, package, base)
             try:
@@ -93,8 +90,8 @@ class Run:
             spread = sampled(touched, lambda key: deque(self._compute(key), maxlen=0), self._bytes)
         largest = max(map(self._bytes, touched), default=0)
         unknown = [path for path in self.opened.package.paths.values() if not files.is_cached(path)]
-        hashed = sum(path.stat().st_size for path in unknown) + _MARKING * sum(
-            one.source.package.size for one in self.adapters
+        hashed = sum(path.stat().st_size for path in unknown) + sum(
+            marks.cost(one.source, one.digest) for one in self.adapters
         )
         memory = THREADS * (_A_STEP + (largest if self.undo is not None else 0))
         reread = size if self.check or self.undo is not None else 0
@@ -152,8 +149,8 @@ class Run:
         request = output.request(self.opened, self.dtype, self.order.allow_loss, stem)
         return output.package(self.opened, rebuilt, told, late, request)
 
-    def _fields(self, base: str, marks: Sequence[str]) -> dict[str, str]:
-        inputs = recipes.inputs_of(self.order, [base, *(one.digest for one in self.adapters)], [None, *marks])
+    def _fields(self, base: str, fingerprints: Sequence[str]) -> dict[str, str]:
+        inputs = recipes.inputs_of(self.order, [base, *(one.digest for one in self.adapters)], [None, *fingerprints])
         made = recipe.tell(inputs, recipes.parameters_of(self.command, self.order))
         return {recipes.FROM: recipes.merged_from(self.order), **({recipe.FIELD: recipe.as_text(made)} if made else {})}
 

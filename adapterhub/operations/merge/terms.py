@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.adapter import Role, Roles
 from adapterhub.algorithms import algorithm_of, label, scale_of, total_scale
+from adapterhub.operations.merge.scratch import scratch
 from adapterhub.tensors import LazyTensor, recast, values
 
 if TYPE_CHECKING:
@@ -77,11 +78,18 @@ class Product:
     """B·A of all plain pairs of a module at once: their factors side by side, each B times its scale and strength."""
 
     def __init__(self, terms: Sequence[Term]) -> None:
-        import numpy as np
-
-        self._up = np.concatenate([_up(term) for term in terms], axis=1)
-        self._down = np.concatenate([_wide(term.roles[R.DOWN]) for term in terms])
-        self.columns = self._down.shape[1]
+        ranks = [term.roles[R.DOWN].shape[0] for term in terms]
+        first, rank = terms[0].roles, sum(ranks)
+        self.columns = first[R.DOWN].size // ranks[0]
+        self._up = scratch("up", (first[R.UP].shape[0], rank), "<f8")
+        self._down = scratch("down", (rank, self.columns), "<f8")
+        at = 0
+        for term, count in zip(terms, ranks, strict=True):
+            up, down = self._up[:, at : at + count], self._down[at : at + count]
+            up[...] = _narrow(term.roles[R.UP]).reshape(up.shape)
+            up *= float(total_scale(term.roles)) * term.strength
+            down[...] = _narrow(term.roles[R.DOWN]).reshape(down.shape)
+            at += count
 
     def rows(self, start: int, stop: int, out: np.ndarray) -> None:
         import numpy as np
@@ -132,10 +140,6 @@ def _is_pair(roles: Roles) -> bool:
     return {R.UP, R.DOWN} <= roles.keys() <= _PRODUCT
 
 
-def _up(term: Term) -> np.ndarray:
-    return _wide(term.roles[R.UP]) * (float(total_scale(term.roles)) * term.strength)
-
-
 def _table(term: Term) -> Table:
     for role in _TABLES:
         if role in term.roles:
@@ -166,9 +170,11 @@ def _bias(term: Term, now: np.ndarray) -> np.ndarray | float:
 
 
 def _wide(tensor: LazyTensor) -> np.ndarray:
-    """The values in float64, kernel positions as columns."""
+    """The values in float64."""
+    return _narrow(tensor).astype("<f8")
+
+
+def _narrow(tensor: LazyTensor) -> np.ndarray:
+    """The values in no less than float32, which is quickly made float64."""
     found = values(tensor)
-    if tensor.dtype == "F16":
-        found = recast(found, "float32")
-    found = found.astype("<f8")
-    return found.reshape(found.shape[0], -1) if found.ndim > 1 else found
+    return recast(found, "float32") if tensor.dtype == "F16" else found
