@@ -137,15 +137,20 @@ class Stream:
                     view = view[count:]
                     self._advance(count)
 
+    def end(self) -> None:
+        """Writes what was gathered, and is not used any more."""
+        self.flush()
+        self._begin_writeback(_GATHERED)
+
     def _advance(self, count: int) -> None:
         self._at += count
         self._advanced(count)
-        self._begin_writeback()
+        self._begin_writeback(_BEHIND)
 
-    def _begin_writeback(self) -> None:
+    def _begin_writeback(self, least: int) -> None:
         """Linux begins to write out dirty pages that are no longer wanted; only clean ones are dropped."""
         ahead = self._at - self._begun
-        if ahead >= _BEHIND and hasattr(os, "posix_fadvise"):
+        if ahead >= least and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, self._begun, ahead, os.POSIX_FADV_DONTNEED)
             self._begun = self._at
 
@@ -170,7 +175,7 @@ def put_all(tensors: Iterable[tuple[str, LazyTensor]], stream: Stream) -> None:
     """Writes tensors to the last byte."""
     for name, tensor in tensors:
         put_tensor(name, tensor, stream)
-    stream.flush()
+    stream.end()
 
 
 def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:
