@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, best, cost, typical
+from tests.benchmarks.cost import ROOM, Row, adapterhub, cost, made, typical
 from tests.benchmarks.factors import extracting, resizing
 from tests.benchmarks.merging import merging
 from tests.benchmarks.registry import registry
 from tests.benchmarks.training import training
+from tests.benchmarks.whole import as_called, moving
 
 _DIFFUSERS = """
 import sys
@@ -25,26 +26,6 @@ from safetensors.torch import save_file
 state, alphas = StableDiffusionXLPipeline.lora_state_dict(sys.argv[1], unet_config=None)
 save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, sys.argv[2])
 """
-
-_SINGLE_FILE = """
-import sys, diffusers, torch
-kind = diffusers.StableDiffusionXLPipeline if sys.argv[4] == "sdxl" else diffusers.StableDiffusionPipeline
-kept = {"dtype": torch.float16} if sys.argv[5] == "float16" else {}
-kind.from_single_file(sys.argv[1], config=sys.argv[2], local_files_only=True, **kept).save_pretrained(sys.argv[3])
-"""
-
-_OPENS = """
-import sys, torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
-def one_step(pipeline):
-    start = torch.Generator().manual_seed(0)
-    pipeline.to(torch.float32)  # a copy: where weights lie in a file decides which kernels torch takes
-    return pipeline("a cat", num_inference_steps=1, height=64, width=64, output_type="latent", generator=start).images
-folder = one_step(DiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True))
-single = one_step(StableDiffusionPipeline.from_single_file(sys.argv[2], config=sys.argv[1], local_files_only=True))
-assert folder.isfinite().all() and folder.std() and torch.equal(folder, single)
-"""
-"""What we wrote, opened by diffusers at full size: the folder and the single file compute the same."""
 
 _INSPECT = """
 import sys, time, adapterhub
@@ -59,12 +40,6 @@ print(300 / (time.process_time() - start))
 def lora(path: Path, architecture: str, rank: int) -> str:
     """A Kohya LoRA of full size at `path`."""
     return made("lora", path, architecture, str(rank))
-
-
-def made(what: str, path: Path, *arguments: str) -> str:
-    """A file of full size at `path`."""
-    cost(sys.executable, "-m", "tests.benchmarks.files", what, str(path), *arguments)
-    return str(path)
 
 
 def start_up(folder: Path) -> Iterator[Row]:
@@ -111,49 +86,6 @@ def converting(folder: Path) -> Iterator[Row]:
           f"proved {proved.wall:.2f} s · diffusers {peer.wall:.2f} s, {peer.peak:.0f} MB")  # fmt: skip
 
 
-def moving(folder: Path) -> Iterator[Row]:
-    """Whole models, SDXL of 6.9 GB, from one file into a folder and back, beside `cp` and beside diffusers."""
-    for architecture in ("sd1", "sdxl"):
-        source = made("model", folder / f"whole-{architecture}.safetensors", architecture)
-        target, back, copy = folder / architecture, folder / "back.safetensors", folder / "copy.safetensors"
-        copied = best(copy, "cp", source, str(copy), runs=2).wall
-        copy.unlink()
-        out = best(target, *adapterhub("convert", source, "--to", "diffusers", "-o", str(target)), runs=2)
-        Path(source).unlink()
-        into = best(back, *adapterhub("convert", str(target), "--to", "single-file", "-o", str(back)), runs=2)
-        print(f"  {architecture}: cp {copied:.2f} s · to a folder {out.wall:.2f} s ({out.cpu:.2f} CPU-s) · "
-              f"back {into.wall:.2f} s ({into.cpu:.2f} CPU-s)")  # fmt: skip
-        if architecture == "sdxl":
-            yield Row("whole SDXL, one file to a folder: wall / cp", out.wall / copied, 1.5, "×")
-            yield Row("whole SDXL, a folder to one file: wall / cp", into.wall / copied, 1.5, "×")
-            yield Row("whole SDXL, the more memory of both", max(out.peak, into.peak), 150, "MB")
-        else:
-            opened = cost(sys.executable, "-c", _OPENS, str(target), str(back))
-            print(
-                f"  diffusers opens the folder and the file, and computes the same step with both ({opened.wall:.0f} s)"
-            )
-        for weights in target.rglob("*.safetensors"):
-            weights.unlink()
-        for dtype in ("float32", "float16") if architecture == "sd1" else ("float16",):
-            if shutil.disk_usage(folder).free > ROOM:
-                yield from _diffusers(folder, architecture, dtype, out)
-        shutil.rmtree(target)
-        back.unlink()
-
-
-def _diffusers(folder: Path, architecture: str, dtype: str, ours: Cost) -> Iterator[Row]:
-    """The same model from one file into a folder by diffusers: as it is called, which makes it float32, or kept as it is."""
-    back, configs, theirs = (folder / name for name in ("back.safetensors", architecture, "theirs"))
-    command = (sys.executable, "-c", _SINGLE_FILE, str(back), str(configs), str(theirs), architecture, dtype)
-    found = best(theirs, *command, runs=2)
-    shutil.rmtree(theirs)
-    print(f"  diffusers, {architecture} in {dtype}: {found.wall:.2f} s, {found.peak:.0f} MB")
-    yield Row(
-        f"diffusers from_single_file + save / convert, {architecture}, {dtype}", found.wall / ours.wall, 5, "×", True
-    )
-    yield Row("its memory / ours", found.peak / ours.peak, 10, "×", True)
-
-
 def main() -> int:
     """Print a line a figure; status 1 if one breaks its limit."""
     broken = 0
@@ -164,6 +96,7 @@ def main() -> int:
             inspecting,
             converting,
             moving,
+            as_called,
             merging,
             resizing,
             extracting,

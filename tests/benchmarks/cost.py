@@ -84,6 +84,12 @@ def adapterhub(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "adapterhub", *arguments)
 
 
+def made(what: str, path: Path, *arguments: str) -> str:
+    """A file of full size at `path`."""
+    cost(sys.executable, "-m", "tests.benchmarks.files", what, str(path), *arguments)
+    return str(path)
+
+
 def _per_megabyte() -> float:
     """ru_maxrss counts kilobytes, on macOS bytes."""
     return 1e6 if sys.platform == "darwin" else 1e3
