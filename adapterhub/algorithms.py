@@ -266,6 +266,6 @@ _EXTENTS: tuple[tuple[Role, Callable[[Roles], Extent]], ...] = (
     (R.BOFT_R, lambda s: (None, s[R.BOFT_R].shape[1] * s[R.BOFT_R].shape[-1])),
     (R.GLORA_B1, _glora),
     (R.IA3_L, lambda s: _axis(s[R.IA3_L].shape)),
-    (R.W_NORM, lambda s: (s[R.W_NORM].shape[0], None)),
+    (R.W_NORM, lambda s: (s[R.W_NORM].shape[0], 1)),
     (R.DIFF_B, lambda s: (s[R.DIFF_B].shape[0], None)),
 )  # fmt: skip

@@ -80,7 +80,7 @@ WHOLE = {
     "full of a norm": ({R.DIFF: (640,)}, "full", "full", None, (640, 1)),
     "full, replaced": ({R.SET_WEIGHT: (640, 320)}, "full", "full", None, (640, 320)),
     "only a bias": ({R.DIFF_B: (640,)}, "full", "full", None, (640, None)),
-    "norm": ({R.W_NORM: (640,), R.B_NORM: (640,)}, "norm", "norm", None, (640, None)),
+    "norm": ({R.W_NORM: (640,), R.B_NORM: (640,)}, "norm", "norm", None, (640, 1)),
 }  # fmt: skip
 
 

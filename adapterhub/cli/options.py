@@ -40,7 +40,16 @@ _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.D
 def weighted_path(text: str) -> tuple[Path, float]:
     """PATH or PATH:WEIGHT: what stands behind the last colon is a weight if it is a number, and no file is called all of it."""
     found = _WEIGHTED.fullmatch(text)
+    if found is None and not Path(text).exists():
+        _require_weight(text)
     return (Path(found[1]), float(found[2])) if found and not Path(text).exists() else (Path(text), 1.0)
+
+
+def _require_weight(text: str) -> None:
+    """Raises BadParameter where something that is no number follows on a file's name and a colon."""
+    for colon in re.finditer(":", text):
+        if Path(text[: colon.start()]).is_file():
+            raise click.BadParameter(f"{text[: colon.start()]}: {text[colon.end() :]!r} is no weight such as 0.7")
 
 
 def strong_path(text: str) -> tuple[Path, float] | tuple[Path, float, float]:

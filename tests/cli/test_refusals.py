@@ -260,3 +260,12 @@ def test_a_conversion_of_which_nothing_would_remain_is_refused(cli, tmp_path, la
     assert outcome.status == 4
     assert "nothing" in outcome.err
     assert not target.exists()
+
+
+@pytest.mark.parametrize("weight", ["nan", "inf", "0.7:", "", "high"])
+def test_what_follows_on_a_file_and_is_no_weight_is_said(cli, tmp_path, weight):
+    path = tmp_path / "a.safetensors"
+    save_file(pair(SD1, 320, 768), path)
+    for command in (("combine", f"{path}:{weight}"), ("merge", path, f"{path}:{weight}")):
+        outcome = cli(*command, "-o", tmp_path / "out.safetensors")
+        assert (outcome.status, f"'{weight}' is no weight such as 0.7" in outcome.err) == (2, True)

@@ -68,6 +68,14 @@ def lora(
     return path
 
 
+def changed(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> Path:
+    """The file with its tensors edited in place."""
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+    return path
+
+
 def change(path: Path, component: str, module: str) -> np.ndarray:
     """alpha / r · B · A in float64, in the shape of the weight."""
     tensors = {name: value.double().numpy() for name, value in load_file(path).items()}

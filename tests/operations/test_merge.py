@@ -69,8 +69,7 @@ def test_order_and_metadata_of_the_base_stay_and_what_it_is_made_of_is_told(tmp_
     _write_reversed(turned, load_file(model), fields)
     out = merged(turned, (a, 0.5))
     assert _names(out) == _names(turned) == list(reversed([name for name in rows if name != "__metadata__"]))
-    with safe_open(out, "pt") as file:
-        told = file.metadata()
+    told = _metadata(out)
     assert told["modelspec.title"] == "A title"
     assert "modelspec.hash_sha256" not in told
     assert told["modelspec.merged_from"] == "turned, a"
@@ -84,6 +83,11 @@ def _names(path: Path) -> list[str]:
     raw = path.read_bytes()
     header = json.loads(raw[8:][: int.from_bytes(raw[:8], "little")])
     return sorted((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
 
 
 def _write_reversed(path: Path, tensors: dict[str, torch.Tensor], fields: dict[str, str]) -> None:
@@ -200,21 +204,26 @@ def test_rounding_by_chance_hits_a_neighbour_follows_its_seed_and_is_right_in_th
     assert any(not torch.equal(runs[0][name], runs[1][name]) for name in sums({a: (1, 1)}))
 
 
-def test_a_recipe_repeats_a_merge_to_the_same_bytes(tmp_path: Path) -> None:
-    model = base(tmp_path / "base.safetensors")
-    a, b = lora(tmp_path / "a.safetensors"), lora(tmp_path / "b.safetensors", 1)
-    factors = tmp_path / "factors.toml"
-    factors.write_text('"unet.down_blocks.*" = 0.5\n')
-    out = tmp_path / "out.safetensors"
-    first = merge(model, [(a, 0.7, 0.1), b], out, blocks=str(factors), exclude=["*.attn2.*"], rounding="stochastic", seed=3,
-                  architecture="sd1")  # fmt: skip
-    factors.unlink()
-    again = merge(None, [], tmp_path / "again.safetensors", recipe=out)
-    assert first.target.sha256 == again.target.sha256
-    with safe_open(out, "pt") as file:
-        (tmp_path / "recipe.json").write_text(file.metadata()["adapterhub.recipe"])
-    merge(None, [], tmp_path / "third.safetensors", recipe=tmp_path / "recipe.json")
-    assert (tmp_path / "third.safetensors").read_bytes() == out.read_bytes()
+def test_what_is_not_wanted_need_not_fit(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    tensors = load_file(model)
+    del tensors[place("text_encoder", TEXT)], tensors[place("unet", Q)]
+    save_file(tensors, model)
+    wanted = sums({a: (0.5, 0.0)}, {"unet": (K2, OUT, CONV, PROJ)})
+    assert content(merged(model, (a, 0.5, 0.0), exclude=[f"unet.{Q}"])) == expected(model, wanted)
+
+
+def test_a_pair_of_rank_0_changes_nothing(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    wanted = sums({a: (1.0, 1.0)}, {"unet": (K2, OUT, CONV, PROJ), "text_encoder": (TEXT,)})
+    changed = expected(model, wanted)
+    tensors = load_file(a)
+    tensors |= {
+        f"{head('unet', Q)}.lora_down.weight": torch.ones(0, 2),
+        f"{head('unet', Q)}.lora_up.weight": torch.ones(2, 0),
+    }
+    save_file(tensors, a)
+    assert content(merged(model, a)) == changed
 
 
 def test_the_ledger_has_every_tensor_once_and_the_size_is_known_before(tmp_path: Path) -> None:
@@ -276,6 +285,11 @@ def test_shards_and_documents_of_a_folder_are_carried_over(tmp_path: Path) -> No
     merge(model, [a], tmp_path / "direct.safetensors", architecture="sd1")
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"model_index.json", "unet/config.json", "tokenizer/merges.txt"} < names
+    told = [json.loads(fields["adapterhub.recipe"]) for fields in map(_metadata, sorted((tmp_path / "out").rglob("*.safetensors")))
+            if fields and "adapterhub.recipe" in fields]  # fmt: skip
+    assert [one["command"] for one in told] == ["merge"]
+    again = merge(None, [], tmp_path / "again", recipe=tmp_path / "out")
+    assert again.summary == merge(tmp_path / "folder", [a], tmp_path / "o", architecture="sd1", dry_run=True).summary
     assert not any("index.json" in name for name in names - {"model_index.json"})
     found, wanted = content(tmp_path / "out.safetensors"), content(tmp_path / "direct.safetensors")
     assert {name: held for name, held in found.items() if "position_ids" not in name} == {

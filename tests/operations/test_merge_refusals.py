@@ -20,16 +20,23 @@ from adapterhub.errors import (
     UnknownName,
     UsageError,
 )
-from tests.operations.merge_files import CONV, OUT, TEXT, Q, base, change, content, expected, head, lora, place
+from tests.operations.merge_files import (
+    CONV,
+    OUT,
+    PROJ,
+    TEXT,
+    Q,
+    base,
+    change,
+    changed,
+    content,
+    expected,
+    head,
+    lora,
+    place,
+)
 
 Made = Callable[[Path], tuple[Path, Path]]
-
-
-def changed(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    tensors = load_file(path)
-    edit(tensors)
-    save_file(tensors, path)
-    return path
 
 
 def without_module(folder: Path) -> tuple[Path, Path]:
@@ -55,6 +62,22 @@ def embedding_inside(folder: Path) -> tuple[Path, Path]:
 def bias_of_nothing(folder: Path) -> tuple[Path, Path]:
     def edit(tensors: dict[str, torch.Tensor]) -> None:
         tensors[f"{head('unet', Q)}.diff_b"] = torch.ones(2)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def bias_of_another_length(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{head('unet', PROJ)}.diff_b"] = torch.ones(3)
+
+    return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
+
+
+def norm_of_a_layer(folder: Path) -> tuple[Path, Path]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(f"{head('unet', Q)}.")]:
+            del tensors[name]
+        tensors[f"{head('unet', Q)}.w_norm"] = torch.ones(2)
 
     return base(folder / "base.safetensors"), changed(lora(folder / "a.safetensors"), edit)
 
@@ -105,6 +128,8 @@ def overflowing(folder: Path) -> tuple[Path, Path]:
         (other_shape, LossyConversion, r"2 modules cannot be merged.*does not fit the base, whose weight is \[2, 2\]"),
         (embedding_inside, LossyConversion, "an embedding is called by its token"),
         (bias_of_nothing, LossyConversion, "the base has no bias there"),
+        (bias_of_another_length, LossyConversion, "its diff_b does not fit the base's bias of 2 numbers"),
+        (norm_of_a_layer, LossyConversion, r"does not fit the base, whose weight is \[2, 2\]"),
         (not_a_number, BrokenAdapter, "2 tensors hold values that are NaN or infinite"),
         (other_architecture, NotAnAdapter, "Stable Diffusion 1.*a.safetensors is for Stable Diffusion XL"),
         (scaled_fp8, RefusedInput, "its fp8 numbers are scaled"),
@@ -123,7 +148,8 @@ def test_it_is_refused_and_nothing_is_there(
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("make", [without_module, other_shape, embedding_inside, bias_of_nothing])
+@pytest.mark.parametrize("make", [without_module, other_shape, embedding_inside, bias_of_nothing,
+                                  bias_of_another_length, norm_of_a_layer])  # fmt: skip
 def test_with_allow_loss_it_is_left_out_and_listed(tmp_path: Path, make: Made) -> None:
     model, adapter = make(tmp_path)
     done = merge(model, [adapter], tmp_path / "out.safetensors", allow_loss=True)
@@ -146,6 +172,9 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
     [
         ({"blocks": "1,0"}, UsageError, "2 values, and a vector of sd1 has 17 or 26"),
         ({"blocks": "NOPE"}, UnknownName, "unknown preset of blocks 'NOPE'"),
+        ({"blocks": "nofile.toml"}, UsageError, "nofile.toml is no file that exists"),
+        ({"include": ["nothing*"]}, UsageError, "leave nothing to merge"),
+        ({"exclude": ["*"]}, UsageError, "leave nothing to merge"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
         ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
@@ -165,29 +194,21 @@ def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
         merge(model, [model], adapter)
     with pytest.raises(UsageError, match=r"there\.undo exists"):
         merge(model, [adapter], tmp_path / "out.safetensors", undo=tmp_path / "there.undo", architecture="sd1")
+    for source in (model, adapter):
+        before = source.read_bytes()
+        with pytest.raises(UsageError, match="is read: an input is never overwritten"):
+            merge(model, [adapter], tmp_path / "out.safetensors", undo=source, architecture="sd1", force=True)
+        assert source.read_bytes() == before
+    assert not (tmp_path / "out.safetensors").exists()
     with pytest.raises(UsageError, match="say what to merge"):
         merge(model, [], tmp_path / "out.safetensors")
     with pytest.raises(UsageError, match="say what to take out"):
         unmerge(model, [], tmp_path / "out.safetensors")
 
 
-def test_a_file_that_is_not_the_one_of_the_recipe_is_refused(tmp_path: Path) -> None:
-    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
-    merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
-    lora(adapter, 5)
-    with pytest.raises(AdapterhubError, match=r"a\.safetensors is not the file of the recipe"):
-        merge(None, [], tmp_path / "again.safetensors", recipe=tmp_path / "out.safetensors")
-    lora(adapter)
-    changed(model, lambda tensors: tensors[place("unet", Q)].add_(1))
-    with pytest.raises(AdapterhubError, match=r"base\.safetensors is not the file of the recipe"):
-        merge(None, [], tmp_path / "again.safetensors", recipe=tmp_path / "out.safetensors")
-    assert not (tmp_path / "again.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[1", b"\xff", b'{"base": 3, "adapters": []}', b'{"base": {}, "adapters": [3]}']
-)
-def test_what_is_no_recipe_is_refused(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "r.json").write_bytes(text)
-    with pytest.raises(RefusedInput, match="no recipe of a merge"):
-        merge(None, [], tmp_path / "out.safetensors", recipe=tmp_path / "r.json")
+def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), tmp_path / "a.safetensors"
+    save_file({f"{head('unet', Q)}.weight": torch.ones(3), f"{head('unet', Q)}.on_input": torch.tensor(False)}, adapter)
+    with pytest.raises(BrokenAdapter, match=rf"unet\.{Q}: the shapes of a module do not fit together"):
+        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
+    assert not (tmp_path / "out.safetensors").exists()

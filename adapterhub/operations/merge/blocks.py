@@ -57,6 +57,8 @@ def blocks(given: str, architecture: str) -> Blocks:
     """What --blocks says: a file, the name of a preset, or the numbers of a vector themselves."""
     if Path(given).is_file():
         return Blocks(architecture, None, _patterns(Path(given)))
+    if Path(given).suffix == ".toml":
+        raise UsageError(f"{given} is no file that exists", mend=f"Give a preset, a vector or a file. {_SHAPE}")
     like = _data()["like"].get(architecture)
     if like is None:
         raise UsageError(f"there are no block vectors for {architecture}", mend=f"Give a file. {_SHAPE}")

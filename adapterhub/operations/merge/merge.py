@@ -23,7 +23,7 @@ from adapterhub.operations.merge.blocks import blocks as blocks_of
 from adapterhub.operations.merge.plan import Opened, Plan
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.run import Run
-from adapterhub.operations.merge.strengths import Given, Part, Selection, part
+from adapterhub.operations.merge.strengths import Given, Selection, part
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
@@ -70,13 +70,18 @@ def merge(
         order = Order(Path(base), [part(given) for given in adapters], blocks, None, tuple(include), tuple(exclude),
                       dtype, rounding, seed, architecture, allow_loss)  # fmt: skip
     else:
-        order = _repeated(Path(recipe), base, adapters)
+        asked = {"blocks": blocks, "include": include, "exclude": exclude, "dtype": dtype, "architecture": architecture,
+                 "rounding": rounding != "nearest", "seed": seed, "allow_loss": allow_loss}  # fmt: skip
+        order = _repeated(Path(recipe), base, adapters, [name for name, value in asked.items() if value])
     return carried_out("merge", order, target, undo=undo, dry_run=dry_run, force=force, check=check)
 
 
-def _repeated(path: Path, base: Path | str | None, adapters: Sequence[Given]) -> Order:
+def _repeated(path: Path, base: Path | str | None, adapters: Sequence[Given], asked: Sequence[str]) -> Order:
     if base is not None or adapters:
         raise UsageError("a recipe names its base and adapters itself", mend="Give --recipe alone.")
+    if asked:
+        raise UsageError(f"a recipe says itself what to merge and how, {', '.join(asked)} included",
+                         mend="Give --recipe without these, or the base and the adapters themselves.")  # fmt: skip
     return recipes.read(path)
 
 
@@ -99,7 +104,7 @@ def carried_out(
     with ExitStack() as stack:
         opened = stack.enter_context(open_adapter(order.base, architecture=order.architecture, kinds=_WHOLE,
                                                   forgiven={"missing-weights"}))  # fmt: skip
-        adapters = [_opened(one, opened, order, stack) for one in order.parts]
+        adapters = [_opened(place, opened, order, stack) for place in range(1, len(order.paths))]
         order = _with_factors(order, opened)
         found = _planned(opened, adapters, order)
         if command == "unmerge":
@@ -108,9 +113,9 @@ def carried_out(
         return run.told() if dry_run else run.written()
 
 
-def _opened(one: Part, base: Source, order: Order, stack: ExitStack) -> Opened:
-    """An adapter; a file that fits the base's architecture as well as its own is taken for one of the base's."""
-    name = base.adapter.architecture
+def _opened(place: int, base: Source, order: Order, stack: ExitStack) -> Opened:
+    """The adapter at a place in the order; a file that fits the base's architecture as well as its own is taken for one of the base's."""
+    one, name = order.parts[place - 1], base.adapter.architecture
     told = order.architecture
     source = stack.enter_context(
         open_adapter(one.path, architecture=told, allow_loss=order.allow_loss, kinds=_ADAPTERS)
@@ -118,7 +123,7 @@ def _opened(one: Part, base: Source, order: Order, stack: ExitStack) -> Opened:
     if source.adapter.architecture != name and name in source.identity.also:
         source = stack.enter_context(open_adapter(one.path, architecture=name, allow_loss=order.allow_loss))
     digest = digest_of(source.package)
-    order.require(one.path, digest)
+    order.require(place, digest)
     return Opened(one, source, digest)
 
 
@@ -152,4 +157,7 @@ def _planned(base: Source, adapters: Sequence[Opened], order: Order) -> Plan:
         else:
             plan.add_lora(made, model, one, selection)
     made.require_whole(order.allow_loss)
+    if not made.terms and (order.include or order.exclude) and any(one.unet or one.text for one in order.parts):
+        raise UsageError("--include and --exclude leave nothing to merge",
+                         mend="They are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip
     return made

@@ -15,12 +15,13 @@ from adapterhub.layouts.checkpoint.places import put_together
 from adapterhub.metadata import HASHED
 from adapterhub.operations.casting import Tally, as_dtype
 from adapterhub.operations.checkpoint import folder
+from adapterhub.operations.recipe import FIELD
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import FLOATS, LazyTensor
 
-_UNTRUE = HASHED | {"sshs_legacy_hash"}
-"""Metadata that is about the base's own bytes."""
+_UNTRUE = HASHED | {"sshs_legacy_hash", FIELD}
+"""Metadata that is about the base's own bytes, and how they came."""
 _INDEX = "model_index.json"
 
 
@@ -88,11 +89,14 @@ def package(
 ) -> Package:  # fmt: skip
     """What is written: `told` goes into the metadata of the single file, or of a folder's first file."""
     made: dict[str, File] = {}
+    telling = next(name for name in opened.package.files if name != ASIDE_FILE)
     for name, file in opened.package.files.items():
         fields = {field: text for field, text in file.metadata.items() if field not in _UNTRUE}
-        first = not made and name != ASIDE_FILE
         made[_name(name)] = File(
-            tensors[name], {**fields, **told} if first else fields, in_given_order=True, late=late if first else None
+            tensors[name],
+            {**fields, **told} if name == telling else fields,
+            in_given_order=True,
+            late=late if name == telling else None,
         )
     container = DIRECTORY if opened.package.container == DIRECTORY else SAFETENSORS
     package = Package.new(made, _documents(opened), container)

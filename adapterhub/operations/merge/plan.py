@@ -14,7 +14,7 @@ from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter, Refu
 from adapterhub.layouts.checkpoint.aside import ASIDE
 from adapterhub.operations import values
 from adapterhub.operations.merge.strengths import Part, Selection
-from adapterhub.operations.merge.terms import Term
+from adapterhub.operations.merge.terms import BIASES, Term
 from adapterhub.operations.source import Source
 from adapterhub.tensors import FLOATS
 
@@ -113,13 +113,13 @@ def add_lora(plan: Plan, base: Adapter, opened: Opened, selection: Selection) ->
     names = opened.source.reading.names
     for module, roles in opened.source.adapter.modules().items():
         places = [opened.place(name) for name in dict.fromkeys(names.get(module, {}).values())]
-        if whys := list(misfits(base, module, roles)):
-            plan.losses += [(f"{opened.part.path}: {'.'.join(module)}", why) for why in whys]
-            plan.drops.append(LedgerEntry(source=places, target=[], action="drop", reason="; ".join(whys)))
-            continue
         strength = selection.strength(module, opened.part)
         if not strength:
             plan.drops.append(LedgerEntry(source=places, target=[], action="drop", reason=NOT_WANTED))
+            continue
+        if whys := list(misfits(base, module, roles)):
+            plan.losses += [(f"{opened.part.path}: {'.'.join(module)}", why) for why in whys]
+            plan.drops.append(LedgerEntry(source=places, target=[], action="drop", reason="; ".join(whys)))
             continue
         keys = plan.add(base, module, Term(roles, strength, (opened.digest, strength)))
         plan.targets.append((places, keys, f"merged × {strength:g}"))
@@ -140,6 +140,8 @@ def misfits(base: Adapter, module: Module, roles: Roles) -> Iterator[str]:
         yield f"does not fit the base, whose weight is {list(weight.shape)}"
     if term.changes_bias and bias is None and Role.IA3_L not in roles:
         yield _UNBIASED
+    if bias is not None and (wrong := [role for role in BIASES & roles.keys() if roles[role].size != bias.size]):
+        yield f"its {', '.join(sorted(wrong))} does not fit the base's bias of {bias.size} numbers"
     for tensor in (weight, bias):
         if tensor is not None and tensor.dtype not in FLOATS:
             yield f"the base stores it as {tensor.dtype}, which cannot be computed with"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from adapterhub.operations.recipe import FIELD, INPUT, named
 
 FROM = "modelspec.merged_from"
 _LARGEST = 16 << 20
+_HEAD = 64
 
 
 @dataclass(frozen=True)
 class Order:
-    """Everything that the bytes of the result depend on; `digests` and `fingerprints` are those of a recipe that is
-    repeated, by path.
+    """Everything that the bytes of the result depend on; `digests` are those of a recipe that is repeated, of the base and of
+    each part.
     """
 
     base: Path
@@ -35,12 +37,18 @@ class Order:
     seed: int = 0
     architecture: str | None = None
     allow_loss: bool = False
-    digests: Mapping[str, str] | None = None
+    digests: Sequence[str] = ()
 
-    def require(self, path: Path, found: str) -> None:
-        """Raises AdapterhubError where a file is not the one that the recipe was made with."""
-        wanted = (self.digests or {}).get(str(path), found)
+    @property
+    def paths(self) -> list[Path]:
+        """The base and each adapter."""
+        return [self.base, *(part.path for part in self.parts)]
+
+    def require(self, place: int, found: str) -> None:
+        """Raises AdapterhubError where the file at a place in `paths` is not the one that the recipe was made with."""
+        wanted = self.digests[place] if self.digests else found
         if wanted != found:
+            path = self.paths[place]
             raise AdapterhubError(f"{path} is not the file of the recipe: its sha256 is {found}, and not {wanted}",
                                   mend="Put the file of the recipe there.")  # fmt: skip
 
@@ -55,9 +63,8 @@ def parameters_of(command: str, order: Order) -> dict[str, Any]:
 
 def inputs_of(order: Order, digests: Sequence[str], fingerprints: Sequence[str | None]) -> list[Ingredient]:
     """The base and each adapter, with their digests, and fingerprints if known."""
-    paths = [order.base, *(part.path for part in order.parts)]
     return [Ingredient(name=named(path), sha256=digest, fingerprint=mark)
-            for path, digest, mark in zip(paths, digests, fingerprints, strict=True)]  # fmt: skip
+            for path, digest, mark in zip(order.paths, digests, fingerprints, strict=True)]  # fmt: skip
 
 
 _BASES = {"merge": "base", "unmerge": "merged"}
@@ -76,7 +83,7 @@ def _options(order: Order) -> dict[str, Any]:
 
 def merged_from(order: Order) -> str:
     """ModelSpec's field: the names of all that was merged."""
-    return ", ".join(path.stem for path in (order.base, *(part.path for part in order.parts)))
+    return ", ".join(path.stem for path in order.paths)
 
 
 def read(path: Path) -> Order:
@@ -85,20 +92,25 @@ def read(path: Path) -> Order:
     Its inputs are looked for here, beside the recipe, and in folders beside it that are called 0, 1, … by their place.
     """
     try:
-        recipe = Recipe.model_validate_json(_text(path))
+        recipe = Recipe.read(_text(path).encode())
         if recipe.command != "merge":
             raise ValueError(f"one of {recipe.command}")
         given = recipe.parameters
         paths = [_found(path, place, one) for place, one in enumerate(recipe.inputs)]
-        order = Order(
-            paths[given["base"][INPUT]],
-            [Part(paths[one[INPUT]], float(unet), float(text)) for one, unet, text in given["adapters"]],
-            digests={str(place): str(one.sha256) for place, one in zip(paths, recipe.inputs, strict=True)},
-        )
+        places = [given["base"][INPUT], *(one[INPUT] for one, _, _ in given["adapters"])]
+        base, *adapters = (paths[place] for place in places)
+        parts = [_part(path, *strengths) for path, (_, *strengths) in zip(adapters, given["adapters"], strict=True)]
+        order = Order(base, parts, digests=[str(recipe.inputs[place].sha256) for place in places])
         return replace(order, **{name: _typed(name, given[name]) for name in _TYPES if name in given})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedInput(f"{path}: no recipe of a merge: {type(error).__name__} {error}",
                            mend="Give a merged model, or the JSON of its adapterhub.recipe.") from None  # fmt: skip
+
+
+def _part(path: Path, unet: float, text: float) -> Part:
+    if not (math.isfinite(unet) and math.isfinite(text)):
+        raise ValueError("a strength is a finite number")
+    return Part(path, float(unet), float(text))
 
 
 def _found(recipe: Path, place: int, one: Ingredient) -> Path:
@@ -120,8 +132,15 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def _text(path: Path) -> str:
-    if path.is_dir() or path.suffix in (".safetensors", ".ckpt"):
-        with files.read(path) as package:
-            return next((file.metadata[FIELD] for file in package.files.values() if FIELD in file.metadata), "")
-    with machine("read", path), path.open("rb") as stream:
-        return stream.read(_LARGEST).decode()
+    if not path.is_dir():
+        with machine("read", path), path.open("rb") as stream:
+            if path.suffix == ".json" or _is_json(stream.read(_HEAD)):
+                stream.seek(0)
+                return stream.read(_LARGEST).decode()
+    with files.read(path) as package:
+        return next((file.metadata[FIELD] for file in package.files.values() if FIELD in file.metadata), "")
+
+
+def _is_json(head: bytes) -> bool:
+    """Whether a file that begins so is a JSON object; a safetensors file begins with a length, in which there are zeros."""
+    return head.lstrip().startswith(b"{") and b"\0" not in head

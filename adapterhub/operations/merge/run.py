@@ -13,8 +13,9 @@ from pathlib import Path
 from adapterhub import files
 from adapterhub.adapter import Key
 from adapterhub.documents import Command, Conversion, Forecast
-from adapterhub.errors import AdapterhubError, LossyConversion, UsageError
+from adapterhub.errors import AdapterhubError, BrokenAdapter, LossyConversion, UsageError
 from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package
+from adapterhub.files.targets import require_file_target
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
 from adapterhub.operations.delivery import size_of
@@ -106,10 +107,9 @@ class Run:
         if not undoable(self.opened.package) or self.dtype is not None:
             raise UsageError("an undo file restores safetensors, without shards and in their own dtype",
                              mend="Leave out --undo and keep the base, or leave out --dtype.")  # fmt: skip
-        if self.undo.exists() and not self.wish.force:
-            raise UsageError(f"{self.undo} exists", mend="Give another path, or --force to replace it.")
         if self.undo.resolve() == Path(self.wish.target).resolve():
             raise UsageError(f"{self.undo} is the output itself", mend="Give another path.")
+        require_file_target(self.undo, self._inputs(), force=self.wish.force)
 
     def _inputs(self) -> list[Path]:
         return [path for source in (self.opened, *(one.source for one in self.adapters))
@@ -129,12 +129,16 @@ class Run:
         made = merged(
             key, stored, terms, self.dtype or stored.dtype, how, self.pool, partial(self._overflowed, key), record
         )
-        if recorder is None:
-            yield from made
-        else:
-            pieces = list(made)
-            recorder.done(key, stored, pieces)
-            yield from pieces
+        try:
+            if recorder is None:
+                yield from made
+            else:
+                pieces = list(made)
+                recorder.done(key, stored, pieces)
+                yield from pieces
+        except BrokenAdapter as error:
+            where = ".".join(key[:2])
+            raise BrokenAdapter(f"{where}: {error.message}", [where], mend="--exclude leaves a module out.") from error
 
     def _overflowed(self, key: Key, count: int) -> None:
         self.overflows[key] += count
@@ -169,7 +173,7 @@ class _Proof:
 
     def __call__(self, path: Path) -> None:
         run = self.run
-        run.order.require(run.order.base, self.base.result())
+        run.order.require(0, self.base.result())
         self._require_finite()
         for source in (run.opened, *(one.source for one in run.adapters)):
             source.package.ensure_unchanged()

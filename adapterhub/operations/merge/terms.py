@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 R = Role
 
 _SCALES = frozenset({R.ALPHA, R.SCALE, R.SCALAR})
-_BIASES = frozenset({R.DIFF_B, R.UP_BIAS, R.B_NORM})
-_PRODUCT = frozenset({R.UP, R.DOWN}) | _SCALES | _BIASES
+BIASES = frozenset({R.DIFF_B, R.UP_BIAS, R.B_NORM})
+"""What is added to the bias of a layer."""
+_PRODUCT = frozenset({R.UP, R.DOWN}) | _SCALES | BIASES
 _TABLES = (R.DIFF, R.W_NORM)
 
 
@@ -36,11 +38,11 @@ class Term:
 
     @property
     def changes_weight(self) -> bool:
-        return bool(self.roles.keys() - _BIASES - _SCALES)
+        return bool(self.roles.keys() - BIASES - _SCALES)
 
     @property
     def changes_bias(self) -> bool:
-        return not _BIASES.isdisjoint(self.roles) or R.IA3_L in self.roles
+        return not BIASES.isdisjoint(self.roles) or R.IA3_L in self.roles
 
     @property
     def adds(self) -> bool:
@@ -80,7 +82,7 @@ class Product:
     def __init__(self, terms: Sequence[Term]) -> None:
         ranks = [term.roles[R.DOWN].shape[0] for term in terms]
         first, rank = terms[0].roles, sum(ranks)
-        self.columns = first[R.DOWN].size // ranks[0]
+        self.columns = math.prod(first[R.DOWN].shape[1:])
         self._up = scratch("up", (first[R.UP].shape[0], rank), "<f8")
         self._down = scratch("down", (rank, self.columns), "<f8")
         at = 0
