@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn, cast
 
 import click
@@ -117,6 +119,10 @@ def main() -> NoReturn:
     """
     gc.set_threshold(_SELDOM)
     atexit.register(gc.freeze)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # what is no TextIOWrapper takes all
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell: what it would show is not wanted
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open as long as we run
+        else:
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, db, debug, size
+from adapterhub.cli.options import PATH, TARGET, as_json, base, db, debug, size
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import columns, counts, in_bytes, number, problems, write, write_json
 
@@ -21,9 +21,7 @@ SHOWN = 8
 
 @click.command("convert")
 @click.argument("source", metavar="SRC", type=PATH)
-@click.option(
-    "-o", "target", metavar="DST", type=click.Path(), required=True, help="The file, or a folder (DIR/), to write."
-)
+@click.option("-o", "target", metavar="DST", type=TARGET, required=True, help="The file, or a folder (DIR/), to write.")
 @click.option("--to", metavar="LAYOUT", help="The layout to write: see adapterhub layouts.")
 @click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it.")
 @click.option("--as", "as_algorithm", type=click.Choice(["lora", "full"]), help="Rewrite other algorithms as this one.")

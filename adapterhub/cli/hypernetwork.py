@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, as_json, db, debug, weighted_path
+from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, weighted_path
 from adapterhub.cli.recording import keep
 from adapterhub.cli.terminal import write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Conversion
 
-_target = click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help="The file to write.")
+_target = click.option("-o", "target", metavar="DST", type=TARGET, required=True, help="The file to write.")
 _to = click.option("--to", metavar="LAYOUT", help="The layout to write, if the suffix is not to say it.")
 _force = click.option("--force", is_flag=True, help="Replace DST if it exists.")
 

@@ -9,7 +9,7 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, as_json, db, debug, strong_path
+from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, strong_path
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
@@ -18,7 +18,7 @@ from adapterhub.cli.terminal import write, write_json
 @click.argument("base", metavar="BASE", type=PATH, required=False)
 @click.argument("adapters", metavar="ADAPTER[:UNET[:TE]]...", nargs=-1)
 @click.option(
-    "-o", "target", metavar="OUT", type=click.Path(), required=True, help="The model to write, as BASE is laid out."
+    "-o", "target", metavar="OUT", type=TARGET, required=True, help="The model to write, as BASE is laid out."
 )
 @click.option(
     "--blocks", metavar="FILE|PRESET", help="Factors by block: a TOML of patterns, or a vector of LoRA Block Weight."

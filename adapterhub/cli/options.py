@@ -14,13 +14,23 @@ def _remember(ctx: click.Context, option: click.Parameter, value: bool) -> None:
         ctx.ensure_object(dict)["debug"] = True
 
 
-PATH = click.Path(path_type=Path)
+class Named(click.Path):
+    """A path that is not empty, which would be the folder that one is in: what a variable gives that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = Named(path_type=Path)
+TARGET = Named()
 debug = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
 )
 
 
-class PathOrAddress(click.Path):
+class PathOrAddress(Named):
     """A path; or, as text, the address of something remote, whose slashes a path would lose."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import as_json, db, debug
+from adapterhub.cli.options import TARGET, as_json, db, debug
 from adapterhub.cli.recording import keep
 from adapterhub.cli.terminal import columns, number, write, write_json
 
@@ -34,7 +34,7 @@ architecture = click.option(
 def options(target: str, own: Callable[[F], F]) -> Callable[[F], F]:
     """The options of whatever writes an adapter: `target` is the help of -o, and `own` what a kind has beside."""
     every = (
-        click.option("-o", "target", metavar="DST", type=click.Path(), required=True, help=target),
+        click.option("-o", "target", metavar="DST", type=TARGET, required=True, help=target),
         click.option("--to", metavar="LAYOUT", help="The layout to write; the source's own, if it is none."),
         click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it."),
         own,

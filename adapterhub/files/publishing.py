@@ -20,6 +20,8 @@ from adapterhub.files.source import machine
 
 _NAME_BYTES = 200
 """Bytes of the target's name that a temporary name repeats; the system allows 255 in all."""
+_ATTEMPTS = 100
+"""Times that somebody may take what was just made for stale."""
 _NO_REPLACE, _EXCHANGE = 1, 2
 """Flags of renameat2(2): fail if the new name is taken; swap two names in one step."""
 _HERE = -100
@@ -88,7 +90,7 @@ def _unpublished(target: Path, create: Callable[[Path], int]) -> Iterator[tuple[
 
 def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
     """A new locked path. Another writer may take it for stale before it is locked: then the next name."""
-    while True:
+    for _ in range(_ATTEMPTS):
         path = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.partial")
         try:
             descriptor = create(path)
@@ -99,6 +101,7 @@ def _claim(target: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
         if _lock(descriptor) is not False and path.exists():
             return path, descriptor
         os.close(descriptor)
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))  # a folder of the system's, in which nothing can be made
 
 
 def _remove_stale(target: Path) -> None:

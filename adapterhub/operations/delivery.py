@@ -157,6 +157,7 @@ def _exactness(made: Made, gap: Gap | None) -> Exactness:
     actions = {entry.action for entry in made.entries if entry.reason not in NO_LOSS}
     if "drop" in actions:
         return "partial"
-    if actions <= _SAME_NUMBERS or (gap is not None and gap.max_abs == 0.0 and not made.error):
+    differs = gap is not None and gap.max_abs > 0
+    if (actions <= _SAME_NUMBERS and not differs) or (gap is not None and gap.max_abs == 0.0 and not made.error):
         return "bit-exact"
     return "approximate" if made.approximate or "cast" in actions else "exact"

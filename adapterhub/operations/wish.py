@@ -72,6 +72,7 @@ class Wish:
             work, into = Kind.EMBEDDING, Kind.EMBEDDING
         else:
             work, into = kind, self._into(kind)
+        self._require_meant(work)
         layout, container = self._layout(into, own)
         if self.image is not None and container not in (PNG, WEBP):
             raise UsageError(f"{layout.name} is not written onto a picture", mend="--image goes with --to a1111-image.")
@@ -90,6 +91,17 @@ class Wish:
             self.allow_loss,
             self.whole,
         )
+
+    def _require_meant(self, kind: Kind) -> None:
+        """Raises UsageError for options that are for sources of another kind."""
+        for option, given, meant in (
+            ("--as", self.algorithm is not None, Kind.LORA),
+            ("--token", self.token is not None, Kind.EMBEDDING),
+            ("--fit", self.fit, Kind.HYPERNETWORK),
+        ):
+            if given and kind is not meant:
+                raise UsageError(f"{option} is for the kind {meant}, and {self.source} is of kind {kind}",
+                                 mend=f"Leave out {option}.")  # fmt: skip
 
     def place(self, package: Package) -> Path:
         """The file or folder that is written: where a folder is named for a file, the file's usual name inside."""

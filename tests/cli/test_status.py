@@ -1,6 +1,8 @@
 """Exit statuses and messages: what was wrong, on standard error, and nothing on standard output."""
 
 import errno
+import subprocess
+import sys
 
 import click
 import pytest
@@ -86,3 +88,15 @@ def test_a_path_that_is_not_there_is_wrong_usage(cli, tmp_path, arguments):
     status, out, err = cli(*arguments, tmp_path / "absent")
     assert (status, out) == (2, "")
     assert err == f"error: {tmp_path / 'absent'} does not exist\n"
+
+
+@pytest.mark.parametrize(("closed", "arguments", "status"), [(">&-", "layouts", 0), ("2>&-", "inspect nope", 2)])
+def test_a_stream_that_is_closed_is_not_written_to(closed, arguments, status):
+    done = subprocess.run(f"{sys.executable} -m adapterhub {arguments} {closed}", shell=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize("arguments", [("inspect", ""), ("convert", "a.safetensors", "--to", "kohya", "-o", "")])
+def test_an_empty_path_is_no_path(cli, arguments):
+    outcome = cli(*arguments)
+    assert (outcome.status, "it is empty" in outcome.err) == (2, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapterhub import files
-from adapterhub.errors import OutputExists, UsageError
+from adapterhub.errors import MachineFailure, OutputExists, UsageError
 from adapterhub.files import File, Package
 from adapterhub.tensors import LazyTensor, from_bytes
 
@@ -163,3 +163,9 @@ def test_where_folders_cannot_be_swapped_each_file_takes_the_place_of_its_old_on
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(OutputExists):
         files.write(folder("unet"), target)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder of Linux, in which nothing can be made")
+def test_a_folder_in_which_nothing_can_be_made_is_said() -> None:
+    with pytest.raises(MachineFailure, match=r"cannot write /proc/x\.safetensors"):
+        files.write(Package.new({"any": File({"a": from_bytes("U8", (1,), b"1")})}), Path("/proc/x.safetensors"))

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import adapterhub
 from adapterhub.errors import AdapterhubError, LossyConversion, NeedsBase, UsageError
+from tests.operations.embedding_files import FIXTURES
 from tests.operations.one_module import HEAD, LDM, MODULE, TEXT, change, lora, normal
 
 
@@ -207,3 +208,17 @@ def test_without_digests_the_error_is_measured_and_nothing_is_hashed(
     assert (done.max_error, done.source.sha256, done.target.sha256) == (0.0, None, None)
     with pytest.raises(AssertionError, match="hashed"):
         adapterhub.convert(style, out, to="comfyui", force=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "options"),
+    [
+        ("demo.safetensors", "diffusers", {"token": "<x>"}),
+        ("demo.safetensors", "diffusers", {"fit": True}),
+        ("embedding/a1111/sd1.pt", "diffusers", {"as_algorithm": "lora"}),
+        ("embedding/a1111/sd1.pt", "diffusers", {"fit": True}),
+    ],
+)
+def test_an_option_for_another_kind_is_not_ignored(tmp_path, source, to, options):
+    with pytest.raises(UsageError, match="is for the kind"):
+        adapterhub.convert(FIXTURES / source, tmp_path / "out.safetensors", to=to, **options)

@@ -168,7 +168,7 @@ def test_the_command_line_scales_and_merges(tmp_path, cli, request):
     assert (shown.status, "ledger  compute 16" in shown.out) == (0, True)
     assert float(loaded_change(tmp_path / "c.safetensors", tmp_path).abs().max()) < 1e-6
     wrong = cli("hypernetwork", "merge", f"{tmp_path / 'a.pt'}:much", tmp_path / "b.pt", "-o", tmp_path / "d.pt")
-    assert (wrong.status, "a.pt:much does not exist" in wrong.err) == (2, True)
+    assert (wrong.status, "'much' is no weight such as 0.7" in wrong.err) == (2, True)
 
 
 def loaded_change(path, folder):

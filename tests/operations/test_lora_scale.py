@@ -14,6 +14,7 @@ from adapterhub.errors import BrokenAdapter, OutputExists, RefusedInput, Unknown
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.lora.scale import scaled
 from adapterhub.tensors import from_bytes
+from tests.operations.embedding_files import FIXTURES
 from tests.operations.made_loras import (
     ADDITIVE,
     CONV,
@@ -58,6 +59,12 @@ def test_alpha_takes_the_factor_and_no_other_number_changes(tmp_path, name):
             key: value.tobytes() for key, value in held.items()
         }
     assert (done.exactness, done.max_error, done.summary["compute"]) == ("bit-exact", 0.0, 2)
+
+
+def test_what_is_rounded_is_not_called_bit_exact(tmp_path):
+    """Where α is metadata, every tensor is copied, and the factor may yet have been rounded."""
+    done = adapterhub.scale(FIXTURES / "diffusers" / "sd1-lora.safetensors", tmp_path / "b.safetensors", 0.3)
+    assert (done.exactness, done.max_error > 0, done.summary["compute"]) == ("exact", True, 0)
 
 
 def test_a_power_of_two_goes_into_the_weights_exactly_and_what_does_not_is_rounded_once(tmp_path):
