@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Key, Role
 from adapterhub.architectures import Row
+from adapterhub.errors import BrokenAdapter
 from adapterhub.tensors import LazyTensor, stack_rows
 
 _ROLES = {"weight": Role.LAYER_WEIGHT, "bias": Role.LAYER_BIAS}
@@ -67,10 +68,21 @@ def put_together(tensors: Mapping[Key, LazyTensor], architecture: str) -> dict[s
     """The tensors of an LDM file that hold ours, as far as they are there."""
     made: dict[str, LazyTensor] = {}
     for row in _rows_of(tensors, architecture):
-        parts = [tensors[ours] for name in row.tensors if (ours := key(name)) in tensors]
+        parts = _parts(row, tensors)
         if len(parts) == len(row.tensors):
-            made[row.place] = _outward(row, parts)
+            made[row.place] = _outward(row, list(parts.values()))
     return made
+
+
+def stacks(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Row, dict[Key, LazyTensor]]]:
+    """(row, those of its tensors that are there) of everything that an LDM file has in one tensor, and we in several."""
+    for row in _rows_of(tensors, architecture):
+        if row.crossing == "stacked":
+            yield row, _parts(row, tensors)
+
+
+def _parts(row: Row, tensors: Mapping[Key, LazyTensor]) -> dict[Key, LazyTensor]:
+    return {ours: tensors[ours] for name in row.tensors if (ours := key(name)) in tensors}
 
 
 def _rows_of(tensors: Iterable[Key], architecture: str) -> list[Row]:
@@ -100,9 +112,17 @@ def _inward(row: Row, tensor: LazyTensor) -> list[LazyTensor]:
 def _outward(row: Row, parts: list[LazyTensor]) -> LazyTensor:
     match row.crossing:
         case "stacked":
+            _require_one_dtype(row, parts)
             return stack_rows(parts)
         case "transposed":
             return parts[0].transpose()
         case "reshaped":
             return parts[0].reshape(*parts[0].shape, 1, 1)
     return parts[0]
+
+
+def _require_one_dtype(row: Row, parts: list[LazyTensor]) -> None:
+    if len({part.dtype for part in parts}) > 1:
+        told = ", ".join(f"{name} is {part.dtype}" for name, part in zip(row.tensors, parts, strict=True))
+        raise BrokenAdapter(f"a single file has these in one tensor, which has one dtype: {told}", row.tensors,
+                            mend="--dtype fp16, bf16 or fp32 gives them the same.")  # fmt: skip
