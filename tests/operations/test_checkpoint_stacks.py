@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub.errors import BrokenAdapter
-from tests.operations.checkpoint_files import Tensors, saved, weights
+from tests.operations.checkpoint_files import Tensors, content, saved, weights
 
 LAYER = "text_model.encoder.layers.3.self_attn"
 Q, K, V = (f"{LAYER}.{part}_proj.weight" for part in "qkv")
@@ -53,3 +53,17 @@ def test_shapes_that_differ_in_one_stack_are_an_error(shape, folder, tmp_path):
     assert ("error", "shape-mismatch", f"text_encoder.{LAYER}.q_proj") in problems(folder)
     with pytest.raises(BrokenAdapter, match=r"q_proj: \[\d, \d\], where the projections beside it have \[2, 2\]"):
         adapterhub.convert(folder, tmp_path / "out.safetensors", to="single-file", dtype="fp16")
+
+
+def test_what_stands_in_one_tensor_with_something_missing_is_left_out_and_listed(folder, tmp_path):
+    changed(folder, {Q: np.zeros(0)})
+    with pytest.raises(BrokenAdapter, match="1 of 372 tensors are missing"):
+        adapterhub.convert(folder, tmp_path / "out.safetensors", to="single-file")
+    done = adapterhub.convert(folder, tmp_path / "out.safetensors", to="single-file", allow_loss=True)
+    lost = {place: entry.reason for entry in done.entries if entry.action == "drop" for place in entry.source}
+    reason = "single-file has it in one tensor with others, which are missing"
+    assert lost == {f"text_encoder/model.safetensors:{name}": reason for name in (K, V)}
+    assert done.exactness == "partial"
+    before, after = content(tmp_path / "model.safetensors"), content(tmp_path / "out.safetensors")
+    assert before.keys() - after.keys() == {f"{STACK}weight"}
+    assert after[f"{STACK}bias"] == before[f"{STACK}bias"]

@@ -11,7 +11,7 @@ from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
-from adapterhub.layouts.checkpoint.places import key, rows
+from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
 from adapterhub.operations.checkpoint.prediction import stated
@@ -116,6 +116,9 @@ def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Led
     """The model less what a single file has no place for; LossyConversion unless --allow-loss."""
     homeless = {held: f"{layout.name} has no place for this" for held in adapter.tensors
                 if layout.place(held, adapter) is None}  # fmt: skip
+    for row, parts in stacks(adapter.tensors, adapter.architecture):
+        if len(parts) < len(row.tensors):
+            homeless |= dict.fromkeys(parts, f"{layout.name} has it in one tensor with others, which are missing")
     if homeless and not request.allow_loss:
         losses = [(".".join(held), why) for held, why in homeless.items()]
         raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}", losses,
