@@ -91,11 +91,13 @@ def _rows_of(tensors: Iterable[Key], architecture: str) -> list[Row]:
 
 
 def _can_cross(row: Row, tensor: LazyTensor) -> bool:
-    """Whether a tensor has the number of axes, and the rows, that its crossing takes."""
+    """Whether a tensor has the axes, and the rows, that its crossing takes."""
     axes = len(tensor.shape)
     if row.crossing == "stacked":
         return axes in (1, 2) and tensor.shape[0] % len(row.tensors) == 0
-    return axes == 2 if row.crossing == "transposed" else row.crossing == "same" or axes in (2, 4)
+    if row.crossing == "reshaped":
+        return axes == 2 or (axes == 4 and tensor.shape[2:] == (1, 1))
+    return row.crossing == "same" or axes == 2
 
 
 def _inward(row: Row, tensor: LazyTensor) -> list[LazyTensor]:
