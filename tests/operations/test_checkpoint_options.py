@@ -132,6 +132,13 @@ def test_the_vae_of_another_file_takes_the_place_of_the_own_one(make, plain, tmp
     assert (done.exactness, done.max_error) == ("bit-exact", 0.0)
 
 
+def test_a_folder_without_a_vae_gets_one(plain, tmp_path):
+    rest = {place: tensor for place, tensor in weights("sd1").items() if not place.startswith(VAE)}
+    adapterhub.convert(saved(tmp_path / "rest.safetensors", rest), tmp_path / "folder", to="diffusers")
+    adapterhub.convert(tmp_path / "folder", tmp_path / "out.safetensors", to="single-file", vae=plain)
+    assert content(tmp_path / "out.safetensors") == content(plain)
+
+
 def test_a_file_without_a_vae_gives_none(plain, tmp_path):
     unet = {place: tensor for place, tensor in weights("sd1").items() if place.startswith(UNET)}
     with pytest.raises(NotAnAdapter, match="holds no VAE"):

@@ -64,6 +64,14 @@ def take_apart(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     return placed
 
 
+def as_layer(held: Key, tensor: LazyTensor, architecture: str) -> LazyTensor | None:
+    """What a folder has for `held`, a 1×1 convolution as the linear layer that it is; None for what cannot be one."""
+    place = place_of(architecture).get(held)
+    if place is None or (row := rows(architecture)[place]).crossing != "reshaped":
+        return tensor
+    return _inward(row, tensor)[0] if _can_cross(row, tensor) else None
+
+
 def put_together(tensors: Mapping[Key, LazyTensor], architecture: str) -> dict[str, LazyTensor]:
     """The tensors of an LDM file that hold ours, as far as they are there."""
     made: dict[str, LazyTensor] = {}

@@ -169,8 +169,20 @@ def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger
         keys = [ours for name in row.tensors if (ours := key(name)) in adapter.tensors]
         if row.crossing == "same" or not keys:
             continue
-        if opened.layout is layout:
+        stays = opened.layout is layout
+        if row.crossing == "reshaped":
+            stays = _axes(opened, keys[0]) == (4 if layout is single_file.LAYOUT else 2)
+        if stays:
             ledger.replace(keys, keys, "copy")
         else:
             outward, inward, what = _ACTIONS[row.crossing]
             ledger.replace(keys, keys, outward if out_of else inward, what)
+
+
+def _axes(opened: Source, held: Key) -> int | None:
+    """How many axes a tensor has where it lies; None for one of another file."""
+    if held not in opened.reading.places:
+        return None
+    file, _, name = opened.reading.places[held].rpartition(":")
+    stored = opened.package.files[file] if file else opened.package.only
+    return len(stored.tensors[name].shape)
