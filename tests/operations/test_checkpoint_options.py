@@ -234,6 +234,20 @@ def test_position_ids_of_another_dtype_are_mended_and_that_is_told(dtype, called
     assert (entry.action, entry.reason) == ("cast", f"{called} to I64: position ids are 0, 1, 2 …")
 
 
+def test_position_ids_that_are_damaged_whole_numbers_are_told_and_mended(tmp_path):
+    (name,) = sound = positions("sd1")
+    source = saved(tmp_path / "model.safetensors", {**weights("sd1"), name: np.maximum(sound[name], 1)})
+    told = adapterhub.validate(source)
+    assert (told.valid, [problem.where for problem in told.problems if problem.code == "position-ids"]) == (
+        True,
+        [name],
+    )
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors")[name] == stored(sound)[name]
+    assert [entry.reason for entry in done.entries if entry.action == "compute"] == ["position ids are 0, 1, 2 …"]
+    assert not [problem for problem in adapterhub.validate(done.target.path).problems if problem.code == "position-ids"]
+
+
 def test_tokenizers_and_configurations_come_from_where_they_are_asked_for(plain, tmp_path):
     given, config = tmp_path / "given", tmp_path / "config"
     given.mkdir()

@@ -10,7 +10,7 @@ from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName, UsageE
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
-from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
+from adapterhub.layouts.checkpoint.aside import ASIDE, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
@@ -20,7 +20,6 @@ from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
 from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
-from adapterhub.tensors import LazyTensor, from_bytes, values
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
 _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
@@ -87,11 +86,7 @@ def _is_leftover(held: Key) -> bool:
 
 def _is_made_anew(held: Key) -> bool:
     """The position ids of a text encoder whose single file has none."""
-    return (
-        held.component == ASIDE
-        and POSITIONS.fullmatch(held.module) is not None
-        and ".transformer.text" not in held.module
-    )
+    return are_positions(held) and ".transformer.text" not in held.module
 
 
 def _dtype(held: Key, request: Request) -> str | None:
@@ -147,19 +142,17 @@ def _only(adapter: Adapter, component: str, ledger: Ledger) -> Adapter:
 
 
 def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
-    """Position ids as whole numbers, which converters to half precision cast and damage."""
+    """Position ids as whole numbers in order, which converters to half precision cast, and merges damage."""
     tensors = dict(adapter.tensors)
     for held, tensor in tensors.items():
-        if held.component == ASIDE and POSITIONS.fullmatch(held.module) and tensor.dtype != "I64":
-            tensors[held] = _counted(tensor)
+        if not are_positions(held):
+            continue
+        tensors[held] = right = positions(tensor.shape)
+        if tensor.dtype != right.dtype:
             ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: position ids are 0, 1, 2 …")
+        elif tensor.read() != right.read():
+            ledger.replace([held], [held], "compute", "position ids are 0, 1, 2 …")
     return adapter.with_tensors(tensors)
-
-
-def _counted(tensor: LazyTensor) -> LazyTensor:
-    import numpy as np
-
-    return from_bytes("I64", tensor.shape, np.arange(values(tensor).size, dtype="<i8").tobytes())
 
 
 def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger) -> None:
