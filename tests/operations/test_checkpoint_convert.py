@@ -88,6 +88,42 @@ def test_the_attention_of_an_old_vae_has_its_present_names(tmp_path):
     assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("name", ["query", "to_q"])
+def test_the_attention_of_a_vae_is_linear_where_a_folder_has_convolutions(name, tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    path = folder / "vae/diffusion_pytorch_model.safetensors"
+    tensors, sound = load_file(path), folder_content(folder)
+    turned = [place for place in tensors if place.endswith(".to_q.weight")]
+    kept = {place: tensor for place, tensor in tensors.items() if place not in turned}
+    saved(path, kept | {place.replace("to_q", name): tensors[place][..., None, None] for place in turned})
+    back = adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
+    copy = adapterhub.convert(folder, tmp_path / "copy", to="diffusers")
+    assert folder_content(tmp_path / "copy") == sound
+    assert (back.summary["reshape"], copy.summary["reshape"]) == (6, 2)  # of the 8 in all, 2 are as they will be
+    assert (back.exactness, copy.exactness) == ("bit-exact", "bit-exact")
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (2, 2, 1), (2,)], ids=str)
+def test_what_cannot_be_a_linear_layer_of_a_vae_is_refused(shape, tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    path = folder / "vae/diffusion_pytorch_model.safetensors"
+    place = "encoder.mid_block.attentions.0.to_q.weight"
+    saved(path, load_file(path) | {place: np.ones(shape, "f4")})
+    assert not adapterhub.validate(folder).valid
+    with pytest.raises(BrokenAdapter, match="1 of 248 tensors are missing"):
+        adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+
+
+def test_layers_of_a_single_file_that_become_convolutions_are_not_called_copies(tmp_path):
+    tensors = weights("sd1")
+    place = "first_stage_model.encoder.mid.attn_1.q.weight"
+    source = saved(tmp_path / "linear.safetensors", tensors | {place: tensors[place][..., 0, 0]})
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors") == content(saved(tmp_path / "usual.safetensors", tensors))
+    assert [entry.source for entry in done.entries if entry.action == "reshape"] == [[place]]
+
+
 ALONE = [("sd1", "unet"), ("sd1", "vae"), ("sd2", "text_encoder"), ("sdxl", "text_encoder_2"), ("sdxl", "unet")]
 
 

@@ -118,6 +118,17 @@ def test_a_model_of_other_widths_is_taken_for_a_small_one_whatever_stands_beside
     assert codes == [TINY, ("warning", "leftovers")]
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 2), (0, 0)], ids=str)
+def test_a_convolution_that_is_no_linear_layer_is_an_error_and_the_model_is_refused(kernel, tmp_path):
+    place = f"{VAE}encoder.mid.attn_1.q.weight"
+    path = saved(tmp_path / "model.safetensors", {**weights("sd1"), place: np.zeros((2, 2, *kernel), "f4")})
+    assert found(path) == [(*TINY, ""), ("error", "missing-weights", "vae"), ("warning", "foreign-keys", place)]
+    assert not adapterhub.validate(path).valid
+    assert adapterhub.diff(path, path).equal
+    with pytest.raises(BrokenAdapter, match=r"missing: encoder\.mid_block\.attentions\.0\.to_q"):
+        adapterhub.convert(path, tmp_path / "out", to="diffusers")
+
+
 def test_weights_that_are_missing_are_named_by_component(tmp_path):
     tensors = weights("sd1")
     for place in (f"{UNET}out.0.weight", f"{UNET}out.0.bias", f"{VAE}quant_conv.bias"):

@@ -132,6 +132,13 @@ def test_the_vae_of_another_file_takes_the_place_of_the_own_one(make, plain, tmp
     assert (done.exactness, done.max_error) == ("bit-exact", 0.0)
 
 
+def test_a_folder_without_a_vae_gets_one(plain, tmp_path):
+    rest = {place: tensor for place, tensor in weights("sd1").items() if not place.startswith(VAE)}
+    adapterhub.convert(saved(tmp_path / "rest.safetensors", rest), tmp_path / "folder", to="diffusers")
+    adapterhub.convert(tmp_path / "folder", tmp_path / "out.safetensors", to="single-file", vae=plain)
+    assert content(tmp_path / "out.safetensors") == content(plain)
+
+
 def test_a_file_without_a_vae_gives_none(plain, tmp_path):
     unet = {place: tensor for place, tensor in weights("sd1").items() if place.startswith(UNET)}
     with pytest.raises(NotAnAdapter, match="holds no VAE"):
@@ -225,6 +232,20 @@ def test_position_ids_of_another_dtype_are_mended_and_that_is_told(dtype, called
     assert [problem.where for problem in done.problems if problem.code == "position-ids"] == [name]
     (entry,) = [entry for entry in done.entries if entry.source == [name]]
     assert (entry.action, entry.reason) == ("cast", f"{called} to I64: position ids are 0, 1, 2 …")
+
+
+def test_position_ids_that_are_damaged_whole_numbers_are_told_and_mended(tmp_path):
+    (name,) = sound = positions("sd1")
+    source = saved(tmp_path / "model.safetensors", {**weights("sd1"), name: np.maximum(sound[name], 1)})
+    told = adapterhub.validate(source)
+    assert (told.valid, [problem.where for problem in told.problems if problem.code == "position-ids"]) == (
+        True,
+        [name],
+    )
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors")[name] == stored(sound)[name]
+    assert [entry.reason for entry in done.entries if entry.action == "compute"] == ["position ids are 0, 1, 2 …"]
+    assert not [problem for problem in adapterhub.validate(done.target.path).problems if problem.code == "position-ids"]
 
 
 def test_tokenizers_and_configurations_come_from_where_they_are_asked_for(plain, tmp_path):

@@ -6,11 +6,13 @@ Sources: CompVis `ldm/models/diffusion/ddpm.py` (schedule), `ldm/modules/ema.py`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from adapterhub.adapter import Key, Role
+from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
 ASIDE = "aside"
 """The component of what is kept aside; its module is its name in a single file."""
@@ -52,6 +54,18 @@ def extra_of(name: str) -> Extra:
 def aside(name: str) -> Key:
     """The key of a tensor that is kept aside."""
     return Key(ASIDE, name, Role.ASIDE)
+
+
+def are_positions(held: Key) -> bool:
+    """Whether a key is that of position ids."""
+    return held.component == ASIDE and POSITIONS.fullmatch(held.module) is not None
+
+
+def positions(shape: Shape) -> LazyTensor:
+    """Position ids of `shape` as they have to be."""
+    import numpy as np
+
+    return from_bytes("I64", shape, np.arange(math.prod(shape), dtype="<i8").tobytes())
 
 
 def weights_of(keys: Iterable[Key]) -> list[Key]:

@@ -17,7 +17,7 @@ from adapterhub.errors import BrokenAdapter
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
-from adapterhub.layouts.checkpoint.places import Placed, key, rows, spelled
+from adapterhub.layouts.checkpoint.places import Placed, as_layer, key, rows, spelled
 from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.layouts.checkpoint.single_file import reading
 from adapterhub.tensors import LazyTensor
@@ -146,8 +146,9 @@ def _component(component: str, file: File, architecture: str) -> Iterator[tuple[
     for name, tensor in file.tensors.items():
         now = _current(component, f"{_TEXT}{name}" if short and not name.startswith("text_projection.") else name)
         path, _, kind = now.rpartition(".")
-        if path in weights and kind in ("weight", "bias"):
-            yield name, key(f"{component}.{now}"), tensor
+        known = path in weights and kind in ("weight", "bias")
+        if known and (ours := as_layer(held := key(f"{component}.{now}"), tensor, architecture)) is not None:
+            yield name, held, ours
         else:
             yield name, aside(part.prefix + now), tensor
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Key, Role
 from adapterhub.architectures import Row
+from adapterhub.errors import BrokenAdapter
 from adapterhub.tensors import LazyTensor, stack_rows
 
 _ROLES = {"weight": Role.LAYER_WEIGHT, "bias": Role.LAYER_BIAS}
@@ -63,14 +64,33 @@ def take_apart(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     return placed
 
 
+def as_layer(held: Key, tensor: LazyTensor, architecture: str) -> LazyTensor | None:
+    """What a folder has for `held`, a 1×1 convolution as the linear layer that it is; None for what cannot be one."""
+    place = place_of(architecture).get(held)
+    if place is None or (row := rows(architecture)[place]).crossing != "reshaped":
+        return tensor
+    return _inward(row, tensor)[0] if _can_cross(row, tensor) else None
+
+
 def put_together(tensors: Mapping[Key, LazyTensor], architecture: str) -> dict[str, LazyTensor]:
     """The tensors of an LDM file that hold ours, as far as they are there."""
     made: dict[str, LazyTensor] = {}
     for row in _rows_of(tensors, architecture):
-        parts = [tensors[ours] for name in row.tensors if (ours := key(name)) in tensors]
+        parts = _parts(row, tensors)
         if len(parts) == len(row.tensors):
-            made[row.place] = _outward(row, parts)
+            made[row.place] = _outward(row, list(parts.values()))
     return made
+
+
+def stacks(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Row, dict[Key, LazyTensor]]]:
+    """(row, those of its tensors that are there) of everything that an LDM file has in one tensor, and we in several."""
+    for row in _rows_of(tensors, architecture):
+        if row.crossing == "stacked":
+            yield row, _parts(row, tensors)
+
+
+def _parts(row: Row, tensors: Mapping[Key, LazyTensor]) -> dict[Key, LazyTensor]:
+    return {ours: tensors[ours] for name in row.tensors if (ours := key(name)) in tensors}
 
 
 def _rows_of(tensors: Iterable[Key], architecture: str) -> list[Row]:
@@ -79,11 +99,13 @@ def _rows_of(tensors: Iterable[Key], architecture: str) -> list[Row]:
 
 
 def _can_cross(row: Row, tensor: LazyTensor) -> bool:
-    """Whether a tensor has the number of axes, and the rows, that its crossing takes."""
+    """Whether a tensor has the axes, and the rows, that its crossing takes."""
     axes = len(tensor.shape)
     if row.crossing == "stacked":
         return axes in (1, 2) and tensor.shape[0] % len(row.tensors) == 0
-    return axes == 2 if row.crossing == "transposed" else row.crossing == "same" or axes in (2, 4)
+    if row.crossing == "reshaped":
+        return axes == 2 or (axes == 4 and tensor.shape[2:] == (1, 1))
+    return row.crossing == "same" or axes == 2
 
 
 def _inward(row: Row, tensor: LazyTensor) -> list[LazyTensor]:
@@ -100,9 +122,17 @@ def _inward(row: Row, tensor: LazyTensor) -> list[LazyTensor]:
 def _outward(row: Row, parts: list[LazyTensor]) -> LazyTensor:
     match row.crossing:
         case "stacked":
+            _require_one_dtype(row, parts)
             return stack_rows(parts)
         case "transposed":
             return parts[0].transpose()
         case "reshaped":
             return parts[0].reshape(*parts[0].shape, 1, 1)
     return parts[0]
+
+
+def _require_one_dtype(row: Row, parts: list[LazyTensor]) -> None:
+    if len({part.dtype for part in parts}) > 1:
+        told = ", ".join(f"{name} is {part.dtype}" for name, part in zip(row.tensors, parts, strict=True))
+        raise BrokenAdapter(f"a single file has these in one tensor, which has one dtype: {told}", row.tensors,
+                            mend="--dtype fp16, bf16 or fp32 gives them the same.")  # fmt: skip

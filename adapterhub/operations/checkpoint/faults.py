@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Role
@@ -11,10 +11,12 @@ from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of, weights_of
+from adapterhub.layouts.checkpoint.places import stacks
 from adapterhub.layouts.checkpoint.scoring import misfits
 from adapterhub.layouts.identity import Identity
 from adapterhub.metadata import claimed
 from adapterhub.operations.problems import error, warning
+from adapterhub.tensors import LazyTensor
 
 _OTHER_WIDTHS = 0.5
 """A model most of whose weights have other shapes is a smaller one with the same names; fewer, and some are wrong."""
@@ -24,6 +26,7 @@ _SHOWN = 3
 def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
     """Every problem that the header tells."""
     yield from _shapes(reading)
+    yield from _dtypes(reading)
     yield from _gaps(reading)
     yield from _beside(reading)
     parts = {module.component for module in reading.modules} - {ASIDE}
@@ -47,10 +50,32 @@ def _shapes(reading: Reading) -> Iterator[Problem]:
             f"the names are those of {title}, the shapes are not: a distilled or tiny model",
             "A folder needs its own configurations then: --config DIR.",
         )
+        yield from _uneven(reading)
         return
     for held, shape, expected in wrong:
         yield error("shape-mismatch", ".".join(held[:2]), f"{list(shape)}, where {title} has {list(expected)}",
                     "The file is damaged, or of a model that adapterhub does not know.")  # fmt: skip
+
+
+def _uneven(reading: Reading) -> Iterator[Problem]:
+    """Of a model of any widths, projections that cannot stand in one tensor."""
+    for where, shape, usual in _odd(reading, lambda tensor: str(list(tensor.shape))):
+        yield error("shape-mismatch", where, f"{shape}, where the projections beside it have {usual}",
+                    "The file is damaged: get it again.")  # fmt: skip
+
+
+def _dtypes(reading: Reading) -> Iterator[Problem]:
+    for where, dtype, usual in _odd(reading, lambda tensor: tensor.dtype):
+        yield warning("mixed-dtypes", where, f"{dtype}, where the projections beside it, one tensor with it in a single file, are {usual}",
+                      "adapterhub convert --dtype gives them the same.")  # fmt: skip
+
+
+def _odd(reading: Reading, told: Callable[[LazyTensor], str]) -> Iterator[tuple[str, str, str]]:
+    """(module, what is `told` of it, what of most) of each part of a stack that is unlike most of it."""
+    for _, parts in stacks(reading.adapter.tensors, reading.architecture):
+        traits = {held: told(tensor) for held, tensor in parts.items()}
+        ((usual, _),) = Counter(traits.values()).most_common(1)
+        yield from ((".".join(held[:2]), trait, usual) for held, trait in traits.items() if trait != usual)
 
 
 def _gaps(reading: Reading) -> Iterator[Problem]:

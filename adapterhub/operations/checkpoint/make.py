@@ -10,8 +10,8 @@ from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName, UsageE
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
-from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
-from adapterhub.layouts.checkpoint.places import key, rows
+from adapterhub.layouts.checkpoint.aside import ASIDE, are_positions, extra_of, positions
+from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
 from adapterhub.operations.checkpoint.prediction import stated
@@ -20,7 +20,6 @@ from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
 from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
-from adapterhub.tensors import LazyTensor, from_bytes, values
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
 _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
@@ -87,11 +86,7 @@ def _is_leftover(held: Key) -> bool:
 
 def _is_made_anew(held: Key) -> bool:
     """The position ids of a text encoder whose single file has none."""
-    return (
-        held.component == ASIDE
-        and POSITIONS.fullmatch(held.module) is not None
-        and ".transformer.text" not in held.module
-    )
+    return are_positions(held) and ".transformer.text" not in held.module
 
 
 def _dtype(held: Key, request: Request) -> str | None:
@@ -116,6 +111,9 @@ def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Led
     """The model less what a single file has no place for; LossyConversion unless --allow-loss."""
     homeless = {held: f"{layout.name} has no place for this" for held in adapter.tensors
                 if layout.place(held, adapter) is None}  # fmt: skip
+    for row, parts in stacks(adapter.tensors, adapter.architecture):
+        if len(parts) < len(row.tensors):
+            homeless |= dict.fromkeys(parts, f"{layout.name} has it in one tensor with others, which are missing")
     if homeless and not request.allow_loss:
         losses = [(".".join(held), why) for held, why in homeless.items()]
         raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}", losses,
@@ -144,19 +142,17 @@ def _only(adapter: Adapter, component: str, ledger: Ledger) -> Adapter:
 
 
 def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
-    """Position ids as whole numbers, which converters to half precision cast and damage."""
+    """Position ids as whole numbers in order, which converters to half precision cast, and merges damage."""
     tensors = dict(adapter.tensors)
     for held, tensor in tensors.items():
-        if held.component == ASIDE and POSITIONS.fullmatch(held.module) and tensor.dtype != "I64":
-            tensors[held] = _counted(tensor)
+        if not are_positions(held):
+            continue
+        tensors[held] = right = positions(tensor.shape)
+        if tensor.dtype != right.dtype:
             ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: position ids are 0, 1, 2 …")
+        elif tensor.read() != right.read():
+            ledger.replace([held], [held], "compute", "position ids are 0, 1, 2 …")
     return adapter.with_tensors(tensors)
-
-
-def _counted(tensor: LazyTensor) -> LazyTensor:
-    import numpy as np
-
-    return from_bytes("I64", tensor.shape, np.arange(values(tensor).size, dtype="<i8").tobytes())
 
 
 def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger) -> None:
@@ -166,8 +162,20 @@ def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger
         keys = [ours for name in row.tensors if (ours := key(name)) in adapter.tensors]
         if row.crossing == "same" or not keys:
             continue
-        if opened.layout is layout:
+        stays = opened.layout is layout
+        if row.crossing == "reshaped":
+            stays = _axes(opened, keys[0]) == (4 if layout is single_file.LAYOUT else 2)
+        if stays:
             ledger.replace(keys, keys, "copy")
         else:
             outward, inward, what = _ACTIONS[row.crossing]
             ledger.replace(keys, keys, outward if out_of else inward, what)
+
+
+def _axes(opened: Source, held: Key) -> int | None:
+    """How many axes a tensor has where it lies; None for one of another file."""
+    if held not in opened.reading.places:
+        return None
+    file, _, name = opened.reading.places[held].rpartition(":")
+    stored = opened.package.files[file] if file else opened.package.only
+    return len(stored.tensors[name].shape)
