@@ -104,12 +104,13 @@ def _dtype(held: Key, request: Request) -> str | None:
 
 
 def _without(adapter: Adapter, ledger: Ledger, goes: Callable[[Key], bool], why: str) -> Adapter:
-    """The model less what `goes`."""
-    gone = [held for held in adapter.tensors if goes(held)]
-    for held in gone:
-        ledger.replace([held], [], "drop", why)
-    left = dict.fromkeys(gone)
-    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if held not in left})
+    """The model less what `goes`; what is one tensor in the source goes together."""
+    gone: dict[str, list[Key]] = {}
+    for held in filter(goes, adapter.tensors):
+        gone.setdefault(ledger.places.get(held, ".".join(held)), []).append(held)
+    for together in gone.values():
+        ledger.replace(together, [], "drop", why)
+    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if not goes(held)})
 
 
 def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger) -> Adapter:
