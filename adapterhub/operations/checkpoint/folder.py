@@ -7,22 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 from adapterhub import files
-from adapterhub.adapter import Adapter, Key
+from adapterhub.adapter import Adapter
 from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
 from adapterhub.errors import UsageError
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
-from adapterhub.files.tokenizer import tokenizer_from
+from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
-from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.operations.checkpoint.prediction import variants
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
 _INDEX, _CONFIG, _SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
 _SAFETY = "requires_safety_checker"
 
 
@@ -36,12 +34,12 @@ def completed(encoded: Encoded, adapter: Adapter, opened: Source, request: Reque
     documents = pipeline.documents(adapter.architecture, parts, told)
     given = _given(opened, request)
     documents = _with_given(documents, given, parts)
-    documents |= _tokenizers(opened, request, documents)
-    if request.whole.only is not None:
-        encoded, documents = _alone(encoded, documents, parts[0])
+    documents = _with_tokenizers(documents, opened, request)
     encoded = replace(encoded, package=Package.new(encoded.package.files, documents, DIRECTORY))
     if request.whole.shard_size is not None:
         encoded = _sharded(encoded, request.whole.shard_size)
+    if request.whole.only is not None:
+        encoded = _alone(encoded, parts[0])
     guessed = _SCHEDULER in documents and _SCHEDULER not in given
     return encoded, problems if guessed else []
 
@@ -70,27 +68,31 @@ def _with_given(documents: dict[str, Any], given: Mapping[str, Any], parts: Iter
     return {**documents, **taken}
 
 
-def _tokenizers(opened: Source, request: Request, documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a folder that was given, or that is converted, in place of ours."""
+def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:
+    """`documents` with the tokenizers of a folder that was given, or that is converted, in place of ours: never a mixture of two
+    vocabularies. Ours says the length and the special tokens where theirs says neither: no pipeline can use one without.
+    """
     folder = request.whole.tokenizer or (opened.package.path if opened.package.container == DIRECTORY else None)
     if folder is None:
-        return {}
-    found: dict[str, Any] = {}
-    for name in _TOKENIZERS:
-        if not any(document.startswith(f"{name}/") for document in documents):
-            continue
+        return documents
+    for name in TOKENIZERS:
+        ours = {file for file in documents if file.startswith(f"{name}/")}
         place = folder / name if (folder / name).is_dir() else request.whole.tokenizer
-        if place is not None:
-            found |= {f"{name}/{file}": document for file, document in tokenizer_from(place).items()}
-    return found
+        if ours and place is not None:
+            theirs = {f"{name}/{file}": document for file, document in tokenizer_from(place).items()}
+            ours -= set() if f"{name}/{CONFIG}" in theirs else {f"{name}/{file}" for file in BESIDE}
+            documents = {file: document for file, document in documents.items() if file not in ours} | theirs
+    return documents
 
 
-def _alone(encoded: Encoded, documents: Mapping[str, Any], part: str) -> tuple[Encoded, dict[str, Any]]:
+def _alone(encoded: Encoded, part: str) -> Encoded:
     """One component as the folder that its own class opens."""
-    name = FILES[part].rpartition("/")[2]
-    content = encoded.package.files[FILES[part]]
-    places: dict[Key, str | None] = {held: place and place.partition(":")[2] for held, place in encoded.places.items()}
-    return Encoded(Package.new({name: content}), places), {_CONFIG: documents[f"{part}/{_CONFIG}"]}
+    made, start = encoded.package, f"{part}/"
+    held = {name.removeprefix(start): file for name, file in made.files.items() if name.startswith(start)}
+    documents = {name.removeprefix(start): told for name, told in made.documents.items() if name.startswith(start)}
+    places = {key: place and (place.removeprefix(start) if len(held) > 1 else place.partition(":")[2])
+              for key, place in encoded.places.items()}  # fmt: skip
+    return Encoded(Package.new(held, documents, DIRECTORY), places)
 
 
 def _sharded(encoded: Encoded, size: int) -> Encoded:
