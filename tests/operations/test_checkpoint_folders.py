@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import adapterhub
+from adapterhub.errors import UsageError
 from tests.operations.checkpoint_files import content, saved, weights
 
 VOCABULARY = {"vocab": {"cat</w>": 1, "dog</w>": 0}, "type": "BPE"}
@@ -81,3 +84,78 @@ def test_the_ledger_names_the_shard_of_a_component_alone(tmp_path):
     written = {f"{path.name}:{name}" for path in (tmp_path / "out").glob("*.safetensors") for name in content(path)}
     assert {target for entry in kept for target in entry.target} == written
     assert "model.safetensors.index.json" in names(tmp_path / "out")
+
+
+CHECKER = {"a.weight": np.float16([1, 2]), "b": np.int64([[3]])}
+CHECKED = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+EXTRACTED = ["transformers", "CLIPImageProcessor"]
+
+
+@pytest.fixture
+def checked(folder: Path) -> Path:
+    """A folder with a safety checker as a pickle, an extractor that is a document, and a component that is named and not there."""
+    (folder / "safety_checker").mkdir()
+    state = {name: torch.from_numpy(tensor) for name, tensor in CHECKER.items()}
+    torch.save(state, folder / "safety_checker/pytorch_model.bin")
+    write(folder / "safety_checker/config.json", {"projection_dim": 4})
+    write(folder / "feature_extractor/preprocessor_config.json", {"crop_size": 8})
+    rows = {"safety_checker": CHECKED, "feature_extractor": EXTRACTED, "image_encoder": ["transformers", "X"]}
+    index = document(folder, "model_index.json")
+    write(folder / "model_index.json", {**index, **rows, "requires_safety_checker": True})
+    return folder
+
+
+PLACES = {f"safety_checker/pytorch_model.bin:{name}" for name in CHECKER}
+
+
+@pytest.mark.parametrize("asked", [{}, {"prune": True}, {"dtype": "fp16"}])
+def test_components_of_no_architecture_go_from_folder_to_folder(checked, tmp_path, asked):
+    done = adapterhub.convert(checked, tmp_path / "out", to="diffusers", **asked)
+    found = content(tmp_path / "out/safety_checker/model.safetensors")
+    assert found == content(saved(tmp_path / "checker.safetensors", CHECKER))
+    assert document(tmp_path / "out", "safety_checker/config.json") == {"projection_dim": 4}
+    assert document(tmp_path / "out", "feature_extractor/preprocessor_config.json") == {"crop_size": 8}
+    index = document(tmp_path / "out", "model_index.json")
+    assert (index["safety_checker"], index["feature_extractor"]) == (CHECKED, EXTRACTED)
+    assert (index["image_encoder"], index["requires_safety_checker"]) == ([None, None], True)
+    places = {place: entry.target for entry in done.entries for place in entry.source if place in PLACES}
+    assert places == {place: [place.replace("pytorch_model.bin", "model.safetensors")] for place in PLACES}
+
+
+def test_components_of_no_architecture_are_a_loss_in_a_single_file(checked, tmp_path, cli):
+    for asked in ([], ["--prune"], ["--dry-run"]):
+        refused = cli("convert", checked, "-o", tmp_path / "out.safetensors", "--to", "single-file", *asked)
+        assert (refused.status, (tmp_path / "out.safetensors").exists()) == (4, False)
+        assert "cannot hold 2 tensors" in refused.err
+    done = adapterhub.convert(checked, tmp_path / "out.safetensors", to="single-file", allow_loss=True)
+    dropped = {place: entry.reason for entry in done.entries for place in entry.source if entry.action == "drop"}
+    assert (dropped, done.exactness) == (dict.fromkeys(PLACES, "single-file has no place for this"), "partial")
+    alone = adapterhub.convert(checked, tmp_path / "unet.safetensors", to="single-file", only="unet")
+    assert {place for entry in alone.entries for place in entry.source if entry.action == "drop"} > PLACES
+    assert alone.exactness == "bit-exact"
+
+
+def test_what_the_index_does_not_name_is_no_component(checked, tmp_path):
+    index = document(checked, "model_index.json")
+    write(checked / "model_index.json", {**index, "safety_checker": [None, None]})
+    done = adapterhub.convert(checked, tmp_path / "out.safetensors", to="single-file")
+    assert (done.exactness, done.summary["drop"]) == ("bit-exact", 0)
+
+
+def test_configurations_come_from_a_folder_without_weights(plain, folder, tmp_path):
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    write(folder / "unet/config.json", {**document(folder, "unet/config.json"), "sample_size": 96})
+    adapterhub.convert(plain, tmp_path / "out", to="diffusers", config=folder)
+    assert document(tmp_path / "out", "unet/config.json")["sample_size"] == 96
+
+
+@pytest.mark.parametrize("other", ["sd2", "sdxl", "sdxl-refiner", "a component"])
+def test_configurations_of_another_model_are_refused(plain, tmp_path, other):
+    model = "sd1" if other == "a component" else other
+    adapterhub.convert(saved(tmp_path / "a.safetensors", weights(model)), tmp_path / "config", to="diffusers")
+    config = tmp_path / "config" / ("unet" if other == "a component" else "")
+    message = "is no folder with model_index.json" if other == "a component" else "no pipeline of Stable Diffusion 1"
+    with pytest.raises(UsageError, match=message):
+        adapterhub.convert(plain, tmp_path / "out", to="diffusers", config=config)
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from adapterhub.adapter import Adapter, Key, Kind
 from adapterhub.documents import Action, LedgerEntry, Problem
@@ -14,6 +14,7 @@ from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
 from adapterhub.layouts.checkpoint.places import key, rows
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
+from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
 from adapterhub.operations.checkpoint.prediction import stated
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source, open_adapter
@@ -23,6 +24,7 @@ from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, M
 from adapterhub.tensors import LazyTensor, from_bytes, values
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
+_HOMELESS = f"{single_file.LAYOUT.name} has no place for this"
 _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "stacked": ("split", "join", "three projections in one tensor"),
     "transposed": ("reshape", "reshape", "transposed"),
@@ -44,19 +46,21 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _with_vae(adapter, opened, request, ledger)
     if options.only is not None:
         adapter = _only(adapter, options.only, ledger)
+    beside = others(opened.package, opened.stack)
     source = adapter = _mended(adapter, ledger)
     adapter = cast(adapter, lambda held: _dtype(held, request), ledger, tally)
     layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
     if layout is single_file.LAYOUT:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
-        adapter = _placed(adapter, layout, request, ledger)
+        adapter = _placed(adapter, layout, request, ledger, beside)
         adapter = _told(adapter, opened, request)
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
     problems: list[Problem] = []
     if encoded.package.container == DIRECTORY:
-        encoded, problems = folder.completed(encoded, adapter, opened, request)
-    entries = ledger.entries(encoded)
+        kept = beside if options.only is None else []
+        encoded, problems = folder.completed(encoded, adapter, opened, request, kept)
+    entries = ledger.entries(encoded) + _entries(beside, request)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
 
@@ -113,17 +117,25 @@ def _without(adapter: Adapter, ledger: Ledger, goes: Callable[[Key], bool], why:
     return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if not goes(held)})
 
 
-def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger) -> Adapter:
+def _entries(beside: Sequence[Other], request: Request) -> list[LedgerEntry]:
+    """What becomes of the components that are no part of the architecture."""
+    if request.whole.only is not None:
+        return left_out(beside, UNWANTED)
+    return left_out(beside, _HOMELESS) if request.layout is single_file.LAYOUT else carried(beside)
+
+
+def _placed(
+    adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger, beside: Sequence[Other]
+) -> Adapter:
     """The model less what a single file has no place for; LossyConversion unless --allow-loss."""
-    homeless = {held: f"{layout.name} has no place for this" for held in adapter.tensors
-                if layout.place(held, adapter) is None}  # fmt: skip
-    if homeless and not request.allow_loss:
-        losses = [(".".join(held), why) for held, why in homeless.items()]
-        raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}", losses,
+    homeless = {held for held in adapter.tensors if layout.place(held, adapter) is None}
+    losses = [(".".join(held), _HOMELESS) for held in adapter.tensors if held in homeless]
+    if request.whole.only is None:
+        losses += [(place, _HOMELESS) for other in beside for place in other.places]
+    if losses and not request.allow_loss:
+        raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}: {losses[0][0]} …", losses,
                               mend="--allow-loss leaves them out and lists them.")  # fmt: skip
-    for held, why in homeless.items():
-        ledger.replace([held], [], "drop", why)
-    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if held not in homeless})
+    return _without(adapter, ledger, lambda held: held in homeless, _HOMELESS)
 
 
 def _with_vae(adapter: Adapter, opened: Source, request: Request, ledger: Ledger) -> Adapter:
