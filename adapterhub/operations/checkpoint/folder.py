@@ -39,7 +39,7 @@ def completed(
     parts = [part for part in adapter.components() if part != ASIDE]
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
-    given = _given(opened, request, adapter, documents)
+    given = _given(opened, request, adapter)
     documents = _with_given(documents, given, parts, beside)
     documents = _with_tokenizers(documents, opened, request)
     held = dict(encoded.package.files)
@@ -55,7 +55,7 @@ def completed(
     return encoded, problems if guessed else []
 
 
-def _given(opened: Source, request: Request, adapter: Adapter, ours: Mapping[str, Any]) -> Mapping[str, Any]:
+def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
     """The documents of the folder that configurations are to be taken from. UsageError where that is of another architecture."""
     config = request.whole.config
     if config is None:
@@ -64,7 +64,8 @@ def _given(opened: Source, request: Request, adapter: Adapter, ours: Mapping[str
     there = stated(given[PIPELINE]).keys() & {*COMPONENTS}
     parts = {part for part in adapter.components() if part != ASIDE}
     model = architectures.get(adapter.architecture)
-    if not parts <= there <= model.parts.keys() or _make(given) != _make(ours):
+    wanted = _make(pipeline.documents(adapter.architecture, ["unet"]))
+    if not parts <= there <= model.parts.keys() or _make(given) not in (wanted, []):
         raise UsageError(
             f"{config} is no pipeline of {model.title}", mend="Give the folder of one, or leave --config out."
         )
