@@ -11,7 +11,7 @@ import torch
 
 import adapterhub
 from adapterhub.errors import UsageError
-from tests.operations.checkpoint_files import content, saved, weights
+from tests.operations.checkpoint_files import Tensors, content, saved, weights
 
 VOCABULARY = {"vocab": {"cat</w>": 1, "dog</w>": 0}, "type": "BPE"}
 
@@ -158,4 +158,46 @@ def test_configurations_of_another_model_are_refused(plain, tmp_path, other):
     message = "is no folder with model_index.json" if other == "a component" else "no pipeline of Stable Diffusion 1"
     with pytest.raises(UsageError, match=message):
         adapterhub.convert(plain, tmp_path / "out", to="diffusers", config=config)
+    with pytest.raises(UsageError, match=message):
+        adapterhub.convert(plain, tmp_path / "out", to="diffusers", config=config, only="vae")
     assert not (tmp_path / "out").exists()
+
+
+def vae_of(name: str) -> Tensors:
+    return {place: tensor * 3 for place, tensor in weights(name).items() if place.startswith("first_stage_model.")}
+
+
+@pytest.mark.parametrize("to", ["single-file", "diffusers"])
+def test_each_tensor_of_another_vae_stands_in_one_entry(plain, tmp_path, to):
+    vae = saved(tmp_path / "vae.safetensors", vae_of("sd1"))
+    out = tmp_path / ("out.safetensors" if to == "single-file" else "out")
+    done = adapterhub.convert(plain, out, to=to, vae=vae, dtype="fp16")
+    places = sorted(place for entry in done.entries for place in entry.source)
+    assert places == sorted([*weights("sd1"), *(f"{vae}:{place}" for place in vae_of("sd1"))])
+    taken = [entry for entry in done.entries if entry.source[0].startswith(str(vae))]
+    assert ({entry.action for entry in taken}, all(entry.target for entry in taken)) == ({"cast"}, True)
+    assert [(one.path, len(one.sha256)) for one in done.inputs] == [(str(plain), 64), (str(vae), 64)]
+    assert not [problem for problem in done.problems if problem.code == "other-latents"]
+
+
+def test_a_vae_that_would_be_left_out_again_is_wrong_usage(plain, tmp_path, cli):
+    done = cli("convert", plain, "-o", tmp_path / "out.safetensors", "--vae", plain, "--only", "unet")
+    assert (done.status, "--vae is not part of --only unet" in done.err) == (2, True)
+    adapterhub.convert(plain, tmp_path / "vae.safetensors", vae=plain, only="vae")
+
+
+@pytest.mark.parametrize(("name", "scale"), [("sd2", None), ("sdxl", 0.13025)])
+def test_a_vae_for_latents_of_another_scale_is_warned_of(plain, tmp_path, name, scale):
+    other = saved(tmp_path / "other.safetensors", weights(name))
+    done = adapterhub.convert(plain, tmp_path / "out.safetensors", vae=other)
+    told = [problem.message for problem in done.problems if problem.code == "other-latents"]
+    wanted = f"the VAE that was given is for latents times {scale}, the model for such times 0.18215"
+    assert told == ([wanted] if scale else [])
+
+
+@pytest.mark.parametrize("part", ["", "vae"])
+def test_the_configuration_of_a_vae_comes_with_it(plain, folder, tmp_path, part):
+    write(folder / "vae/config.json", {**document(folder, "vae/config.json"), "scaling_factor": 0.5})
+    done = adapterhub.convert(plain, tmp_path / "out", to="diffusers", vae=folder / part)
+    assert document(tmp_path / "out", "vae/config.json")["scaling_factor"] == 0.5
+    assert [problem.code for problem in done.problems if problem.code == "other-latents"]

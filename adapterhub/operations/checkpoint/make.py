@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from adapterhub.adapter import Adapter, Key, Kind
+from adapterhub.adapter import Adapter, Key
 from adapterhub.documents import Action, LedgerEntry, Problem
-from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName, UsageError
+from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
 from adapterhub.layouts.checkpoint.places import key, rows
 from adapterhub.operations.casting import Tally, cast
-from adapterhub.operations.checkpoint import averages, folder
+from adapterhub.operations.checkpoint import averages, folder, vae
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
 from adapterhub.operations.checkpoint.prediction import stated
 from adapterhub.operations.ledger import Ledger
-from adapterhub.operations.source import Source, open_adapter
+from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
 from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
@@ -42,8 +42,11 @@ def make(opened: Source, request: Request) -> Made:
         adapter = averages.instead(adapter, ledger)
     if options.prune or options.ema:
         adapter = _without(adapter, ledger, _is_leftover, PRUNED)
+    problems: list[Problem] = []
     if options.vae is not None:
-        adapter = _with_vae(adapter, opened, request, ledger)
+        given = vae.other(options.vae, opened.stack)
+        problems += vae.other_scale(given, opened)
+        adapter, opened = _with_vae(adapter, given, ledger), given.instead_in(opened)
     if options.only is not None:
         adapter = _only(adapter, options.only, ledger)
     beside = others(opened.package, opened.stack)
@@ -56,17 +59,19 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _told(adapter, opened, request)
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
-    problems: list[Problem] = []
     if encoded.package.container == DIRECTORY:
         kept = beside if options.only is None else []
-        encoded, problems = folder.completed(encoded, adapter, opened, request, kept)
+        encoded, told = folder.completed(encoded, adapter, opened, request, kept)
+        problems += told
     entries = ledger.entries(encoded) + _entries(beside, request)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
 
 
 def _require_meaning(request: Request) -> None:
-    """Raises UsageError for what is only said of folders, and of a single file."""
+    """Raises UsageError for what is only said of folders, and of a single file, and for a VAE that is left out again."""
+    if request.whole.vae is not None and request.whole.only not in (None, vae.VAE):
+        raise UsageError(f"--vae is not part of --only {request.whole.only}", mend="Leave out one of them.")
     if request.layout is single_file.LAYOUT:
         for name in ("shard_size", "tokenizer", "config"):
             if getattr(request.whole, name) is not None:
@@ -102,7 +107,7 @@ def _dtype(held: Key, request: Request) -> str | None:
     """The dtype that a weight is to have; what is kept aside stays as it is."""
     if held.component == ASIDE:
         return None
-    if held.component == "vae" and request.whole.vae_dtype is not None:
+    if held.component == vae.VAE and request.whole.vae_dtype is not None:
         return DTYPES[request.whole.vae_dtype]
     return request.dtype
 
@@ -138,15 +143,11 @@ def _placed(
     return _without(adapter, ledger, lambda held: held in homeless, _HOMELESS)
 
 
-def _with_vae(adapter: Adapter, opened: Source, request: Request, ledger: Ledger) -> Adapter:
-    """The model with the VAE of another file, which stays open until all is written."""
-    assert request.whole.vae is not None
-    other = opened.stack.enter_context(open_adapter(request.whole.vae, kinds=(Kind.CHECKPOINT,)))
-    vae = {held: tensor for held, tensor in other.adapter.tensors.items() if held.component == "vae"}
-    if not vae:
-        raise NotAnAdapter(f"{request.whole.vae}: holds no VAE", mend="Give a VAE, or a model that has one.")
-    adapter = _without(adapter, ledger, lambda held: held.component == "vae", OTHER_VAE)
-    return adapter.with_tensors({**adapter.tensors, **vae})
+def _with_vae(adapter: Adapter, given: vae.Other, ledger: Ledger) -> Adapter:
+    """The model with the VAE of another file."""
+    adapter = _without(adapter, ledger, lambda held: held.component == vae.VAE, OTHER_VAE)
+    ledger.take_in(given.places)
+    return adapter.with_tensors({**adapter.tensors, **given.tensors})
 
 
 def _only(adapter: Adapter, component: str, ledger: Ledger) -> Adapter:
