@@ -26,6 +26,7 @@ from adapterhub.files.package import (
 from adapterhub.files.reading import opened, read, read_folder, read_part, read_source
 from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.source import Address, Bytes, Elsewhere
+from adapterhub.files.targets import is_empty_folder
 from adapterhub.files.together import THREADS
 from adapterhub.files.writing import write
 
@@ -57,6 +58,7 @@ __all__ = [
     "every_digest",
     "is_cached",
     "is_cached_digest",
+    "is_empty_folder",
     "items",
     "opened",
     "read",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files.folder import WEIGHTS, Folder, listed
-from adapterhub.files.limits import Limits
+from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import ASIDE_FILE, Problem
 
 
@@ -118,29 +119,48 @@ def _weights(known: Known, part: Folder, folder: Folder, prefix: str = "") -> li
 def _pipeline(folder: Folder, limits: Limits) -> Contents | None:
     if PIPELINE not in folder.files:
         return None
-    stated = _stated_components(folder, limits)
-    contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _documents(folder), pipeline=True)
+    named = _named(folder, limits)
+    contents = Contents([ASIDE_FILE] if ASIDE_FILE in folder.files else [], _of_pipeline(folder), pipeline=True)
     for name in (*COMPONENTS, SCHEDULER):
         part = folder.part(name) if name in folder.folders else None
         weights = preferred(part) if part else []
         if part:
-            contents.documents += _documents(part, f"{name}/")
             contents.weights += [f"{name}/{file}" for file in weights]
             folder.problems.extend(part.problems)
-        if name in COMPONENTS and name in stated and not weights:
+        if name in COMPONENTS and name in named and not weights:
             raise folder.missing(f"{name}/*{WEIGHTS[0]}", part or folder)
     return contents
 
 
-def _stated_components(folder: Folder, limits: Limits) -> set[str]:
+def pipeline_documents(path: Path, *, limits: Limits = LIMITS) -> dict[str, Any]:
+    """The documents of the pipeline in the folder `path`, whether its weights are there or not. UsageError where it is none."""
+    folder = Folder(path)
+    if not path.is_dir() or PIPELINE not in folder.files:
+        raise UsageError(f"{path} is no folder with {PIPELINE}", mend="Give the folder of a whole pipeline.")
+    _named(folder, limits)
+    return read_documents(folder, _of_pipeline(folder), limits)[0]
+
+
+def _of_pipeline(folder: Folder) -> list[str]:
+    parts = [name for name in (*COMPONENTS, SCHEDULER) if name in folder.folders]
+    return _documents(folder) + [one for name in parts for one in _documents(folder.part(name), f"{name}/")]
+
+
+def stated(index: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says of the components that the pipeline has."""
+    return {name: value for name, value in index.items() if isinstance(value, list) and any(value)}
+
+
+def _named(folder: Folder, limits: Limits) -> Collection[str]:
+    """The components that the index of `folder` names. MalformedFile where it is no index, or a name leads out."""
     index = folder.document(PIPELINE, limits)
     if not isinstance(index, dict):
         raise MalformedFile(folder.path / PIPELINE, "not-a-pipeline", "no object: it names no components",
                             mend="Get the whole folder again.")  # fmt: skip
-    stated = {name for name, value in index.items() if isinstance(value, list) and any(value)}
-    for name in stated:
-        folder.holds(name, folder.path / PIPELINE)  # refuses names that lead out
-    return stated
+    named = stated(index)
+    for name in named:
+        folder.holds(name, folder.path / PIPELINE)
+    return named
 
 
 def preferred(folder: Folder) -> list[str]:

@@ -22,8 +22,8 @@ _NAME_BYTES = 200
 """Bytes of the target's name that a temporary name repeats; the system allows 255 in all."""
 _ATTEMPTS = 100
 """Times that somebody may take what was just made for stale."""
-_NO_REPLACE, _EXCHANGE = 1, 2
-"""Flags of renameat2(2): fail if the new name is taken; swap two names in one step."""
+_EXCHANGE = 2
+"""A flag of renameat2(2): swap two names in one step."""
 _HERE = -100
 """AT_FDCWD: names relative to the working folder."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -54,13 +54,13 @@ def publish_file(temporary: Path, target: Path, *, force: bool) -> None:
 
 
 def publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
-    """Makes `temporary` the folder `target`. OutputExists if something is there, unless `force`: then they are swapped,
-    or, where the system cannot swap, every file takes the place of its old one.
+    """Makes `temporary` the folder `target`. OutputExists if something but an empty folder is there, unless `force`: then they
+    are swapped, or, where the system cannot swap, every file takes the place of its old one.
     """
     with machine("write", target):
         if not (force and os.path.lexists(target)):
             _publish_new_folder(temporary, target)
-        elif not _rename(temporary, target, _EXCHANGE):
+        elif not _swap(temporary, target):
             _move_over(temporary, target)
         _sync_folder(target.parent)
 
@@ -160,23 +160,22 @@ def _publish_new(temporary: Path, target: Path) -> None:
 
 def _publish_new_folder(temporary: Path, target: Path) -> None:
     try:
-        if not _rename(temporary, target, _NO_REPLACE):
-            os.rename(temporary, target)
+        os.rename(temporary, target)  # over nothing or an empty folder: rename(2) replaces no other with a folder
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
         raise OutputExists(target) from None
 
 
-def _rename(old: Path, new: Path, how: int) -> bool:
-    """renameat2(2) with the flag `how`; False where the system has no such thing."""
+def _swap(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; False where the system cannot."""
     import ctypes
 
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:
         return False
-    if not renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), how):
+    if not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
         return True
     error = ctypes.get_errno()
     if error in (errno.ENOSYS, errno.EINVAL):

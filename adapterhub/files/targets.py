@@ -19,10 +19,10 @@ def require_file_target(path: Path, sources: Collection[Path], *, force: bool) -
 
 
 def require_folder_target(path: Path, names: Collection[str], sources: Collection[Path], *, force: bool) -> None:
-    """Raises UsageError unless the folder `path` may be written: it is not there, or `force` and it holds no more than
-    `names`, which are about to be written.
+    """Raises UsageError unless the folder `path` may be written: it is not there, or empty, or `force` and it holds no more
+    than `names`, which are about to be written.
     """
-    if _may_be_made(path, sources, force=force):
+    if _may_be_made(path, sources, force=force or is_empty_folder(path)):
         return
     if path.is_symlink() or not path.is_dir():
         raise UsageError(f"{path} is no folder, and is not replaced by one", mend="Give another output path.")
@@ -61,6 +61,12 @@ def _covers(path: Path, source: Path) -> bool:
     """Whether `source` is `path`, by whatever name, or lies in it."""
     real = source.resolve()
     return path.resolve() in (real, *real.parents) or (os.path.exists(path) and os.path.samefile(source, path))
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether `path` is a folder, and no link to one, with nothing in it."""
+    with machine("list", path):
+        return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 
 
 def _content(path: Path) -> set[str]:

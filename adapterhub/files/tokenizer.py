@@ -12,7 +12,10 @@ from adapterhub.files.limits import LIMITS, Limits
 
 WHOLE = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 """What a byte-pair tokenizer is stored in: files that are of use together. transformers 5 writes the second."""
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+"""The folders of a pipeline that hold tokenizers."""
+CONFIG = "tokenizer_config.json"
+BESIDE = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 
 def tokenizer_from(path: Path, *, limits: Limits = LIMITS) -> dict[str, Any]:

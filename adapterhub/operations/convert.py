@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Unpack
 
 from adapterhub.documents import Conversion
+from adapterhub.files import cached_sha256
 from adapterhub.operations import work
 from adapterhub.operations.base import base_of
-from adapterhub.operations.delivery import Report, deliver, digest_of
+from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import open_adapter
@@ -76,14 +77,23 @@ def _carried_out(
         place = wish.place(made.encoded.package)
         report = Report(wish, place, request.layout.name, opened, made, started, digests=digests)
         if dry_run:
-            return report.document(dry_run=True)
+            return _with_inputs(report.document(dry_run=True), wish, digests=False)
         with ThreadPoolExecutor(1) as beside:
             hashed = beside.submit(digest_of, opened) if digests else None
             proof = Proof(opened, made, weights, measured=check, verify=wish.whole.verify)
             whole = wish.whole
             read = (base, whole.vae, whole.tokenizer, whole.config)
             digest = deliver(made, place, wish.force, opened, proof, read, digests=digests)
-            return report.document(hashed, digest, proof.gap)
+            return _with_inputs(report.document(hashed, digest, proof.gap), wish, digests=digests)
+
+
+def _with_inputs(done: Conversion, wish: Wish, *, digests: bool) -> Conversion:
+    """What was done, with the file that another VAE came from."""
+    vae = wish.whole.vae
+    if vae is None:
+        return done
+    digest = cached_sha256(vae) if digests and vae.is_file() else None
+    return of_inputs(done, "convert", [wish.source, vae], [done.source.sha256, digest])
 
 
 def _path(given: Path | str | None) -> Path | None:

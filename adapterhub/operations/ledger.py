@@ -35,6 +35,13 @@ class Ledger:
         self._fates = {key: _Fate([key], {key}) for key in self.places}
         self._at = dict(self._fates)
 
+    def take_in(self, places: Mapping[Key, str]) -> None:
+        """Takes in tensors of another file by the keys that they have now, which nothing else has any more."""
+        added = {key._replace(component=f"{place}:{key.component}"): place for key, place in places.items()}
+        self.places = {**self.places, **added}
+        for key, source in zip(places, added, strict=True):
+            self._fates[source] = self._at[key] = _Fate([source], {key})
+
     def replace(self, before: Iterable[Key], after: Iterable[Key], action: Action, reason: str | None = None) -> None:
         """`before` (as they are called now) became `after` together."""
         gone, came = dict.fromkeys(before), set(after)  # sources are listed in the order in which they are given

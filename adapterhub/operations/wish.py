@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import adapterhub.layouts as layouts
+from adapterhub import files
 from adapterhub.adapter import Kind
 from adapterhub.errors import NotAnAdapter, OutputExists, UnknownName, UsageError
 from adapterhub.files import DIRECTORY, PNG, WEBP, Package
@@ -115,7 +116,7 @@ class Wish:
             found = path
         else:
             found = path / next(iter(package.files)) if self._names_folder() else path
-        if found.exists() and not self.force and not (found.is_dir() and not any(found.iterdir())):
+        if found.exists() and not self.force and not files.is_empty_folder(found):
             raise OutputExists(found)
         return found
 

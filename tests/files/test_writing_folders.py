@@ -50,6 +50,17 @@ def test_a_directory_is_written_with_its_documents_and_read_back(tmp_path: Path)
             assert back.files[name].tensors["x"].read() == file.tensors["x"].read()
 
 
+def test_an_empty_folder_is_filled_and_a_link_to_one_is_not(tmp_path: Path) -> None:
+    target, link = tmp_path / "out", tmp_path / "link"
+    target.mkdir()
+    link.symlink_to(target)
+    with pytest.raises(OutputExists):
+        files.write(folder("unet"), link)
+    assert names(target) == []
+    files.write(folder("unet"), target)
+    assert (names(tmp_path)[0], len(names(target))) == ("link", 3)
+
+
 def test_force_replaces_a_directory_that_holds_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "out"
     files.write(folder("unet", "text_encoder"), target)

@@ -2,95 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adapterhub import files
-from adapterhub.adapter import Adapter, Key
+import adapterhub.architectures as architectures
+from adapterhub.adapter import Adapter
 from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
 from adapterhub.errors import UsageError
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
-from adapterhub.files.tokenizer import tokenizer_from
+from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_documents, stated
+from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
-from adapterhub.layouts.checkpoint.diffusers import FILES
+from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
-_INDEX, _CONFIG, _SCHEDULER = "model_index.json", "config.json", "scheduler/scheduler_config.json"
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
-_SAFETY = "requires_safety_checker"
+_CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
+_SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
+_MAKE = ("use_linear_projection", "addition_embed_type")
+"""Fields of a UNet's configuration that tell architectures from one another at any width."""
 
 
-def completed(encoded: Encoded, adapter: Adapter, opened: Source, request: Request) -> tuple[Encoded, list[Problem]]:
-    """The package with everything that `DiffusionPipeline.from_pretrained` wants, in shards where that was asked for.
+def completed(
+    encoded: Encoded, adapter: Adapter, opened: Source, request: Request, beside: Sequence[Other] = ()
+) -> tuple[Encoded, list[Problem]]:
+    """The package with everything that `DiffusionPipeline.from_pretrained` wants and the components `beside`, in shards where
+    that was asked for.
 
     Configurations come from the folder that was given, or that is converted, else from what is known of the architecture.
     """
     parts = [part for part in adapter.components() if part != ASIDE]
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
-    given = _given(opened, request)
-    documents = _with_given(documents, given, parts)
-    documents |= _tokenizers(opened, request, documents)
-    if request.whole.only is not None:
-        encoded, documents = _alone(encoded, documents, parts[0])
-    encoded = replace(encoded, package=Package.new(encoded.package.files, documents, DIRECTORY))
+    given = _given(opened, request, adapter)
+    documents = _with_given(documents, given, parts, beside)
+    documents = _with_tokenizers(documents, opened, request)
+    held = dict(encoded.package.files)
+    for other in beside:
+        held |= other.files
+        documents |= other.documents
+    encoded = replace(encoded, package=Package.new(held, documents, DIRECTORY))
     if request.whole.shard_size is not None:
         encoded = _sharded(encoded, request.whole.shard_size)
+    if request.whole.only is not None:
+        encoded = _alone(encoded, parts[0])
     guessed = _SCHEDULER in documents and _SCHEDULER not in given
     return encoded, problems if guessed else []
 
 
-def _given(opened: Source, request: Request) -> Mapping[str, Any]:
-    """The documents of the folder that configurations are to be taken from."""
-    if request.whole.config is None:
+def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
+    """The documents of the folder that configurations are to be taken from. UsageError where that is of another architecture."""
+    config = request.whole.config
+    if config is None:
         return opened.package.documents
-    if not request.whole.config.is_dir():
-        raise UsageError(f"{request.whole.config} is no folder", mend="Give the folder of a pipeline.")
-    with files.read(request.whole.config) as package:
-        return package.documents
+    given = pipeline_documents(config)
+    there = stated(given[PIPELINE]).keys() & {*COMPONENTS}
+    parts = {part for part in adapter.components() if part != ASIDE}
+    model = architectures.get(adapter.architecture)
+    wanted = _make(pipeline.documents(adapter.architecture, ["unet"]))
+    if not parts <= there <= model.parts.keys() or _make(given) not in (wanted, []):
+        raise UsageError(
+            f"{config} is no pipeline of {model.title}", mend="Give the folder of one, or leave --config out."
+        )
+    return given
 
 
-def _with_given(documents: dict[str, Any], given: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+def _make(documents: Mapping[str, Any]) -> list[bool]:
+    """What a UNet has at any width; nothing where there is none."""
+    config = documents.get(f"unet/{_CONFIG}")
+    return [bool(config.get(name)) for name in _MAKE] if isinstance(config, dict) else []
+
+
+def _with_given(
+    documents: dict[str, Any], given: Mapping[str, Any], parts: Iterable[str], beside: Sequence[Other]
+) -> dict[str, Any]:
     """`documents` with those of another folder, whose index names only what is written here."""
-    wanted = {_INDEX, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
+    wanted = {PIPELINE, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
     taken = {name: document for name, document in given.items() if name in wanted}
-    if _INDEX in taken:
-        there = documents[_INDEX]
+    rows = {other.name: other.row for other in beside}
+    if PIPELINE in taken:
+        there = documents[PIPELINE]
         index = {name: value if not isinstance(value, list) or any(there.get(name) or [None]) else [None, None]
-                 for name, value in taken[_INDEX].items()}  # fmt: skip
-        if _SAFETY in index:
+                 for name, value in taken[PIPELINE].items()}  # fmt: skip
+        if _SAFETY in index and _CHECKER not in rows:
             index[_SAFETY] = False
-        taken[_INDEX] = index
+        taken[PIPELINE] = index | rows
     return {**documents, **taken}
 
 
-def _tokenizers(opened: Source, request: Request, documents: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a folder that was given, or that is converted, in place of ours."""
+def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:
+    """`documents` with the tokenizers of a folder that was given, or that is converted, in place of ours: never a mixture of two
+    vocabularies. Ours says the length and the special tokens where theirs says neither: no pipeline can use one without.
+    """
     folder = request.whole.tokenizer or (opened.package.path if opened.package.container == DIRECTORY else None)
     if folder is None:
-        return {}
-    found: dict[str, Any] = {}
-    for name in _TOKENIZERS:
-        if not any(document.startswith(f"{name}/") for document in documents):
-            continue
+        return documents
+    for name in TOKENIZERS:
+        ours = {file for file in documents if file.startswith(f"{name}/")}
         place = folder / name if (folder / name).is_dir() else request.whole.tokenizer
-        if place is not None:
-            found |= {f"{name}/{file}": document for file, document in tokenizer_from(place).items()}
-    return found
+        if ours and place is not None:
+            theirs = {f"{name}/{file}": document for file, document in tokenizer_from(place).items()}
+            ours -= set() if f"{name}/{CONFIG}" in theirs else {f"{name}/{file}" for file in BESIDE}
+            documents = {file: document for file, document in documents.items() if file not in ours} | theirs
+    return documents
 
 
-def _alone(encoded: Encoded, documents: Mapping[str, Any], part: str) -> tuple[Encoded, dict[str, Any]]:
+def _alone(encoded: Encoded, part: str) -> Encoded:
     """One component as the folder that its own class opens."""
-    name = FILES[part].rpartition("/")[2]
-    content = encoded.package.files[FILES[part]]
-    places: dict[Key, str | None] = {held: place and place.partition(":")[2] for held, place in encoded.places.items()}
-    return Encoded(Package.new({name: content}), places), {_CONFIG: documents[f"{part}/{_CONFIG}"]}
+    made, start = encoded.package, f"{part}/"
+    held = {name.removeprefix(start): file for name, file in made.files.items() if name.startswith(start)}
+    documents = {name.removeprefix(start): told for name, told in made.documents.items() if name.startswith(start)}
+    places = {key: place and (place.removeprefix(start) if len(held) > 1 else place.partition(":")[2])
+              for key, place in encoded.places.items()}  # fmt: skip
+    return Encoded(Package.new(held, documents, DIRECTORY), places)
 
 
 def _sharded(encoded: Encoded, size: int) -> Encoded:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from adapterhub.adapter import Adapter, Key, Kind
+from adapterhub.adapter import Adapter, Key
 from adapterhub.documents import Action, LedgerEntry, Problem
-from adapterhub.errors import LossyConversion, NotAnAdapter, UnknownName, UsageError
+from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.operations.casting import Tally, cast
-from adapterhub.operations.checkpoint import averages, folder
+from adapterhub.operations.checkpoint import averages, folder, vae
+from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
 from adapterhub.operations.checkpoint.prediction import stated
 from adapterhub.operations.ledger import Ledger
-from adapterhub.operations.source import Source, open_adapter
+from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
 from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
+_HOMELESS = f"{single_file.LAYOUT.name} has no place for this"
+_TORN = f"{single_file.LAYOUT.name} has it in one tensor with others, which are missing"
 _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "stacked": ("split", "join", "three projections in one tensor"),
     "transposed": ("reshape", "reshape", "transposed"),
@@ -39,29 +42,36 @@ def make(opened: Source, request: Request) -> Made:
         adapter = averages.instead(adapter, ledger)
     if options.prune or options.ema:
         adapter = _without(adapter, ledger, _is_leftover, PRUNED)
+    problems: list[Problem] = []
     if options.vae is not None:
-        adapter = _with_vae(adapter, opened, request, ledger)
+        given = vae.other(options.vae, opened.stack)
+        problems += vae.other_scale(given, opened)
+        adapter, opened = _with_vae(adapter, given, ledger), given.instead_in(opened)
     if options.only is not None:
         adapter = _only(adapter, options.only, ledger)
+    beside = others(opened.package, opened.stack)
     source = adapter = _mended(adapter, ledger)
     adapter = cast(adapter, lambda held: _dtype(held, request), ledger, tally)
     layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
     if layout is single_file.LAYOUT:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
-        adapter = _placed(adapter, layout, request, ledger)
+        adapter = _placed(adapter, layout, request, ledger, beside)
         adapter = _told(adapter, opened, request)
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
-    problems: list[Problem] = []
     if encoded.package.container == DIRECTORY:
-        encoded, problems = folder.completed(encoded, adapter, opened, request)
-    entries = ledger.entries(encoded)
+        kept = beside if options.only is None else []
+        encoded, told = folder.completed(encoded, adapter, opened, request, kept)
+        problems += told
+    entries = ledger.entries(encoded) + _entries(beside, request)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
 
 
 def _require_meaning(request: Request) -> None:
-    """Raises UsageError for what is only said of folders, and of a single file."""
+    """Raises UsageError for what is only said of folders, and of a single file, and for a VAE that is left out again."""
+    if request.whole.vae is not None and request.whole.only not in (None, vae.VAE):
+        raise UsageError(f"--vae is not part of --only {request.whole.only}", mend="Leave out one of them.")
     if request.layout is single_file.LAYOUT:
         for name in ("shard_size", "tokenizer", "config"):
             if getattr(request.whole, name) is not None:
@@ -93,45 +103,52 @@ def _dtype(held: Key, request: Request) -> str | None:
     """The dtype that a weight is to have; what is kept aside stays as it is."""
     if held.component == ASIDE:
         return None
-    if held.component == "vae" and request.whole.vae_dtype is not None:
+    if held.component == vae.VAE and request.whole.vae_dtype is not None:
         return DTYPES[request.whole.vae_dtype]
     return request.dtype
 
 
 def _without(adapter: Adapter, ledger: Ledger, goes: Callable[[Key], bool], why: str) -> Adapter:
-    """The model less what `goes`."""
-    gone = [held for held in adapter.tensors if goes(held)]
-    for held in gone:
-        ledger.replace([held], [], "drop", why)
-    left = dict.fromkeys(gone)
-    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if held not in left})
+    """The model less what `goes`; what is one tensor in the source goes together."""
+    gone: dict[str, list[Key]] = {}
+    for held in filter(goes, adapter.tensors):
+        gone.setdefault(ledger.places.get(held, ".".join(held)), []).append(held)
+    for together in gone.values():
+        ledger.replace(together, [], "drop", why)
+    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if not goes(held)})
 
 
-def _placed(adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger) -> Adapter:
+def _entries(beside: Sequence[Other], request: Request) -> list[LedgerEntry]:
+    """What becomes of the components that are no part of the architecture."""
+    if request.whole.only is not None:
+        return left_out(beside, UNWANTED)
+    return left_out(beside, _HOMELESS) if request.layout is single_file.LAYOUT else carried(beside)
+
+
+def _placed(
+    adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger, beside: Sequence[Other]
+) -> Adapter:
     """The model less what a single file has no place for; LossyConversion unless --allow-loss."""
-    homeless = {held: f"{layout.name} has no place for this" for held in adapter.tensors
-                if layout.place(held, adapter) is None}  # fmt: skip
+    homeless = {held: _HOMELESS for held in adapter.tensors if layout.place(held, adapter) is None}
     for row, parts in stacks(adapter.tensors, adapter.architecture):
         if len(parts) < len(row.tensors):
-            homeless |= dict.fromkeys(parts, f"{layout.name} has it in one tensor with others, which are missing")
-    if homeless and not request.allow_loss:
-        losses = [(".".join(held), why) for held, why in homeless.items()]
-        raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}", losses,
+            homeless |= dict.fromkeys(parts, _TORN)
+    losses = [(".".join(held), why) for held, why in homeless.items()]
+    if request.whole.only is None:
+        losses += [(place, _HOMELESS) for other in beside for place in other.places]
+    if losses and not request.allow_loss:
+        raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}: {losses[0][0]} …", losses,
                               mend="--allow-loss leaves them out and lists them.")  # fmt: skip
-    for held, why in homeless.items():
-        ledger.replace([held], [], "drop", why)
-    return adapter.with_tensors({held: tensor for held, tensor in adapter.tensors.items() if held not in homeless})
+    for why in (_HOMELESS, _TORN):
+        adapter = _without(adapter, ledger, {held for held, one in homeless.items() if one == why}.__contains__, why)
+    return adapter
 
 
-def _with_vae(adapter: Adapter, opened: Source, request: Request, ledger: Ledger) -> Adapter:
-    """The model with the VAE of another file, which stays open until all is written."""
-    assert request.whole.vae is not None
-    other = opened.stack.enter_context(open_adapter(request.whole.vae, kinds=(Kind.CHECKPOINT,)))
-    vae = {held: tensor for held, tensor in other.adapter.tensors.items() if held.component == "vae"}
-    if not vae:
-        raise NotAnAdapter(f"{request.whole.vae}: holds no VAE", mend="Give a VAE, or a model that has one.")
-    adapter = _without(adapter, ledger, lambda held: held.component == "vae", OTHER_VAE)
-    return adapter.with_tensors({**adapter.tensors, **vae})
+def _with_vae(adapter: Adapter, given: vae.Other, ledger: Ledger) -> Adapter:
+    """The model with the VAE of another file."""
+    adapter = _without(adapter, ledger, lambda held: held.component == vae.VAE, OTHER_VAE)
+    ledger.take_in(given.places)
+    return adapter.with_tensors({**adapter.tensors, **given.tensors})
 
 
 def _only(adapter: Adapter, component: str, ledger: Ledger) -> Adapter:
