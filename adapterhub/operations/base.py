@@ -13,12 +13,14 @@ import adapterhub.architectures as architectures
 from adapterhub import files
 from adapterhub.adapter import Module, Roles
 from adapterhub.algorithms import extent, fits
-from adapterhub.errors import UsageError
+from adapterhub.errors import NeedsBase, UsageError
 from adapterhub.layouts.checkpoint.weights import weights as weights_of
 from adapterhub.tensors import LazyTensor, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ANY_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,22 @@ class Base:
         stored = self.bias(module) if bias else self.weight(module)
         return None if stored is None else deltas.tensor(stored)
 
-    def stand_in(self, module: Module, shape: Shape) -> Tensor:
+    def stand_in(self, module: Module, tensors: Roles) -> Tensor:
         """A weight to compare on where none is at hand: normal numbers of a fixed seed, float64.
 
-        Two adapters that change a weight in general position alike do the same.
+        Two adapters that change a weight in general position alike do the same. Where `tensors` tell the length of one side
+        alone, as a rotation does, the other may have any. NeedsBase where they tell none.
         """
         import torch
 
+        shape = self.shape(module, tensors)
+        if shape is None:
+            told = extent(tensors)
+            if told == (None, None):
+                raise NeedsBase(
+                    f"{'.'.join(module)}: nothing tells the shape of the weight", mend="Give it with --base."
+                )
+            shape = tuple(size or _ANY_LENGTH for size in told)
         seed = int.from_bytes(hashlib.sha256("\0".join(module).encode()).digest()[:6], "little")
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -150,6 +150,21 @@ def test_modules_whose_strength_is_not_linear_are_refused_and_named(tmp_path, su
     assert not (tmp_path / "b.safetensors").exists()
 
 
+@pytest.mark.parametrize("command", ["scale", "resize", "convert"])
+def test_a_rotation_in_a_model_of_other_widths_is_proved_on_a_weight_of_any_length(tmp_path, command):
+    made = {LINEAR: {"oft_blocks": normal(4, 5, 5), "alpha": np.float32(0)}, TEXT: lora((24, 24))}
+    source = saved(tmp_path / "a.safetensors", made)
+    done = {
+        "scale": lambda target: adapterhub.scale(source, target, 1, te=0.5, architecture="sd1"),
+        "resize": lambda target: adapterhub.resize(source, target, rank=1, architecture="sd1"),
+        "convert": lambda target: adapterhub.convert(source, target, to="kohya", dtype="fp16", architecture="sd1"),
+    }[command](tmp_path / "b.safetensors")
+    turned = read(tmp_path / "b.safetensors")[LINEAR]["oft_blocks"]
+    assert np.array_equal(turned, made[LINEAR]["oft_blocks"].astype(turned.dtype))
+    assert done.modules == 2
+    assert done.max_error < {"scale": 1e-7, "resize": 1, "convert": 1e-2}[command]
+
+
 def test_a_magnitude_is_refused_unless_its_part_of_the_model_stays(tmp_path):
     made = {TEXT: {**lora((768, 768)), "dora_scale": np.ones((768, 1), "f4")}, LINEAR: lora(SHAPES[LINEAR])}
     source = saved(tmp_path / "a.safetensors", made)
