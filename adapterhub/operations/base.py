@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import adapterhub.architectures as architectures
+import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Module, Roles
+from adapterhub.adapter import Kind, Module, Roles
 from adapterhub.algorithms import extent, fits
-from adapterhub.errors import NeedsBase, UsageError
+from adapterhub.errors import NeedsBase, NotAnAdapter, UsageError
+from adapterhub.files import Package
 from adapterhub.layouts.checkpoint.weights import weights as weights_of
 from adapterhub.tensors import LazyTensor, Shape
 
@@ -86,12 +88,26 @@ class Base:
 
 
 @contextmanager
-def base_of(path: Path | None, architecture: str) -> Iterator[Base]:
-    """The base at `path` for adapters of `architecture`; an empty one without a path."""
+def base_of(
+    path: Path | None, architecture: str, also: Collection[str] = (), *, whatever: bool = False
+) -> Iterator[Base]:
+    """The base at `path` for an adapter of `architecture`; an empty one without a path. NotAnAdapter for a model of another,
+    unless the adapter fits that `also`, or `whatever` it is will do.
+    """
     if path is None:
         yield Base(architecture, {})
         return
     if not architecture:
         raise UsageError("nothing in the file says which model it is for", mend="Say it: --architecture NAME.")
     with files.read(path) as package:
+        if not whatever:
+            _require_same_model(package, (architecture, *also))
         yield Base(architecture, weights_of(package, architecture))
+
+
+def _require_same_model(package: Package, fitting: Sequence[str]) -> None:
+    found = layouts.identify(package)
+    if found.kind is Kind.CHECKPOINT and found.architecture and {found.architecture, *found.also}.isdisjoint(fitting):
+        title, other = (architectures.get(name).title for name in (found.architecture, fitting[0]))
+        raise NotAnAdapter(f"the base is a model of {title}, and the adapter is for {other}",
+                           mend="Give a base of the adapter's architecture.")  # fmt: skip
