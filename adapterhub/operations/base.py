@@ -108,6 +108,11 @@ def base_of(
 def _require_same_model(package: Package, fitting: Sequence[str]) -> None:
     found = layouts.identify(package)
     if found.kind is Kind.CHECKPOINT and found.architecture and {found.architecture, *found.also}.isdisjoint(fitting):
-        title, other = (architectures.get(name).title for name in (found.architecture, fitting[0]))
-        raise NotAnAdapter(f"the base is a model of {title}, and the adapter is for {other}",
-                           mend="Give a base of the adapter's architecture.")  # fmt: skip
+        raise other_model(found.architecture, fitting[0])
+
+
+def other_model(base: str, mine: str) -> NotAnAdapter:
+    """What is said of a base of another architecture than `mine`."""
+    title, other = (architectures.get(name).title for name in (base, mine))
+    return NotAnAdapter(f"the base is a model of {title}, and this is for {other}",
+                        mend="Give a base of the same architecture.")  # fmt: skip

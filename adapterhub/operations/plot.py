@@ -17,7 +17,7 @@ from adapterhub.files import publishing
 from adapterhub.files.source import machine
 from adapterhub.files.streaming import write_all
 from adapterhub.files.targets import require_file_target
-from adapterhub.operations.base import base_of
+from adapterhub.operations.base import base_of, other_model
 from adapterhub.operations.source import Source, open_adapter
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _of_model(opened: Source, base: Path | None, unmeasured: list[Unmeasured]) -
     if base is None:
         raise UsageError("of a whole model its change is drawn, and that takes another", mend="Add --base.")
     with open_adapter(base, kinds=(Kind.CHECKPOINT,)) as other:
+        if other.adapter.architecture != opened.adapter.architecture:
+            raise other_model(other.adapter.architecture, opened.adapter.architecture)
         for key, change in changes(other.adapter, opened.adapter).items():
             module = Module(key.component, key.module)
             if key.role is not Role.LAYER_WEIGHT:

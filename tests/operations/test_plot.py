@@ -60,22 +60,21 @@ def test_with_a_base_a_cell_is_the_share_of_the_weight(tmp_path):
     assert cells(heat)["TE1 03", "self_attn.q_proj"] == pytest.approx(moved / float(weight))
 
 
-@pytest.mark.parametrize("command", ["plot", "spectrum", "as lora", "diff"])
+@pytest.mark.parametrize("command", ["plot", "plot a model", "spectrum", "as lora", "diff"])
 def test_a_base_of_another_architecture_is_refused(tmp_path, command):
     lora = merge_files.lora(tmp_path / "a.safetensors")
-    base = merge_files.base(tmp_path / "base.safetensors", architecture="sdxl")
-    with pytest.raises(
-        NotAnAdapter, match=r"the base is a model of Stable Diffusion XL.*, and the adapter is for .* 1"
-    ):
+    base, tuned = merge_files.base(tmp_path / "base.safetensors", architecture="sdxl"), tmp_path / "tuned.safetensors"
+    with pytest.raises(NotAnAdapter, match=r"the base is a model of Stable Diffusion XL.*, and this is for .* 1"):
         {
             "plot": lambda: adapterhub.plot(lora, tmp_path / "heat.png", base=base),
+            "plot a model": lambda: adapterhub.plot(merge_files.base(tuned), tmp_path / "heat.png", base=base),
             "spectrum": lambda: adapterhub.inspect(lora, spectrum=True, base=base),
             "as lora": lambda: adapterhub.convert(
                 lora, tmp_path / "b.safetensors", to="kohya", as_algorithm="lora", base=base
             ),
             "diff": lambda: adapterhub.diff(lora, lora, base=base),
         }[command]()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "base.safetensors"]
+    assert not {path.name for path in tmp_path.iterdir()} & {"heat.png", "b.safetensors"}
 
 
 def test_of_a_whole_model_what_it_changed_in_its_base_is_drawn(tmp_path):
