@@ -186,6 +186,15 @@ def test_a_weight_that_makes_a_strength_too_large_is_refused(tmp_path, weight):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def test_an_alpha_that_overflows_the_dtype_is_refused_by_its_name(tmp_path):
+    a = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR]), CONV: lora(SHAPES[CONV])})
+    b = saved(tmp_path / "b.safetensors", {LINEAR: lora(SHAPES[LINEAR])})
+    with pytest.raises(RefusedInput, match=rf"^unet\.{CONV}\.alpha is 2e\+06, which F16 does not hold") as refused:
+        adapterhub.combine([(a, 1e6), (b, 1e-9)], tmp_path / "c.safetensors", dtype="fp16")
+    assert refused.value.mend == "Give --dtype fp32 or bf16, which do."
+    adapterhub.combine([(a, 1e6), (b, 1e-9)], tmp_path / "c.safetensors", dtype="bf16")
+
+
 def test_architectures_that_differ_are_refused(tmp_path):
     a = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR])})
     head = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"

@@ -46,6 +46,7 @@ def into_layout(step: steps.Step, source: Adapter, request: Request, *, without_
     if not adapter.tensors:
         raise nothing_left(request.source, layout)
     if request.dtype:
+        alphas.ensure_held(adapter, request.dtype)
         adapter = cast(adapter, request.dtype, step.ledger)
     fields = {} if note is None else {alphas.FIELD: note}
     adapter = retitled(adapter.with_metadata({**adapter.metadata, **fields}), request.source.stem)
