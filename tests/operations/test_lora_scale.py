@@ -181,6 +181,28 @@ def test_a_number_too_large_for_its_dtype_is_refused_and_nothing_is_left(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.parametrize(("factor", "error"), [(1e-320, 1.0), (1e-6, 0.01)])
+def test_numbers_too_small_for_their_dtype_are_told_and_the_result_is_not_called_exact(tmp_path, factor, error):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], dtype="f2")})
+    done = adapterhub.scale(source, tmp_path / "b.safetensors", factor, into="weights")
+    assert (done.exactness, [problem.code for problem in done.problems]) == ("approximate", ["underflow"])
+    assert error <= done.max_error <= 1.0
+    assert adapterhub.scale(source, tmp_path / "c.safetensors", 0.7, into="weights").problems == []
+
+
+def test_a_fold_into_numbers_too_small_for_their_dtype_is_not_called_exact(tmp_path):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], alpha=3e-5, dtype="f2")})
+    done = adapterhub.convert(source, tmp_path / "b.safetensors", to="diffusers-lora-linear")
+    assert (done.exactness, [problem.code for problem in done.problems]) == ("approximate", ["underflow"])
+
+
+@pytest.mark.parametrize("factor", [1e308, -1e39, 1e-39, 1e-320])
+def test_an_alpha_that_f32_does_not_hold_is_refused(tmp_path, factor):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], alpha=3.3)})
+    with pytest.raises(RefusedInput, match=r"alpha would be 3\.3 · .*, which F32 does not hold"):
+        adapterhub.scale(source, tmp_path / "b.safetensors", factor)
+
+
 @pytest.mark.parametrize("arguments", [{"factor": float("nan")}, {"factor": 1, "te": float("inf")}])
 def test_a_factor_is_a_finite_number(tmp_path, arguments):
     source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR])})

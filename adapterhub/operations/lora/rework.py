@@ -134,7 +134,8 @@ def _made(changed: Changed, request: Request, step: Step, *, without_alpha: bool
         made = into_layout(step, changed.adapter, told, without_alpha=without_alpha)
     except LossyConversion as fault:  # which advises what `convert` alone has
         raise LossyConversion(fault.message, fault.losses, mend=_ANOTHER_LAYOUT) from None
-    return replace(made, approximate=changed.approximate or bool(changed.cuts), problems=list(changed.problems))
+    approximate = made.approximate or changed.approximate or bool(changed.cuts)
+    return replace(made, approximate=approximate, problems=[*changed.problems, *made.problems])
 
 
 def _told(
