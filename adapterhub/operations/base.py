@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import adapterhub.architectures as architectures
+import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Module, Roles
+from adapterhub.adapter import Kind, Module, Roles
 from adapterhub.algorithms import extent, fits
-from adapterhub.errors import UsageError
+from adapterhub.errors import NeedsBase, NotAnAdapter, UsageError
+from adapterhub.files import Package
 from adapterhub.layouts.checkpoint.weights import weights as weights_of
 from adapterhub.tensors import LazyTensor, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ANY_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -62,25 +66,53 @@ class Base:
         stored = self.bias(module) if bias else self.weight(module)
         return None if stored is None else deltas.tensor(stored)
 
-    def stand_in(self, module: Module, shape: Shape) -> Tensor:
+    def stand_in(self, module: Module, tensors: Roles) -> Tensor:
         """A weight to compare on where none is at hand: normal numbers of a fixed seed, float64.
 
-        Two adapters that change a weight in general position alike do the same.
+        Two adapters that change a weight in general position alike do the same. Where `tensors` tell the length of one side
+        alone, as a rotation does, the other may have any. NeedsBase where they tell none.
         """
         import torch
 
+        shape = self.shape(module, tensors)
+        if shape is None:
+            told = extent(tensors)
+            if told == (None, None):
+                raise NeedsBase(
+                    f"{'.'.join(module)}: nothing tells the shape of the weight", mend="Give it with --base."
+                )
+            shape = tuple(size or _ANY_LENGTH for size in told)
         seed = int.from_bytes(hashlib.sha256("\0".join(module).encode()).digest()[:6], "little")
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @contextmanager
-def base_of(path: Path | None, architecture: str) -> Iterator[Base]:
-    """The base at `path` for adapters of `architecture`; an empty one without a path."""
+def base_of(
+    path: Path | None, architecture: str, also: Collection[str] = (), *, whatever: bool = False
+) -> Iterator[Base]:
+    """The base at `path` for an adapter of `architecture`; an empty one without a path. NotAnAdapter for a model of another,
+    unless the adapter fits that `also`, or `whatever` it is will do.
+    """
     if path is None:
         yield Base(architecture, {})
         return
     if not architecture:
         raise UsageError("nothing in the file says which model it is for", mend="Say it: --architecture NAME.")
     with files.read(path) as package:
+        if not whatever:
+            _require_same_model(package, (architecture, *also))
         yield Base(architecture, weights_of(package, architecture))
+
+
+def _require_same_model(package: Package, fitting: Sequence[str]) -> None:
+    found = layouts.identify(package)
+    if found.kind is Kind.CHECKPOINT and found.architecture and {found.architecture, *found.also}.isdisjoint(fitting):
+        raise other_model(found.architecture, fitting[0])
+
+
+def other_model(base: str, mine: str) -> NotAnAdapter:
+    """What is said of a base of another architecture than `mine`."""
+    title, other = (architectures.get(name).title for name in (base, mine))
+    return NotAnAdapter(f"the base is a model of {title}, and this is for {other}",
+                        mend="Give a base of the same architecture.")  # fmt: skip

@@ -118,9 +118,7 @@ def _change(module: Module, tensors: Roles, base: Base) -> Tensor:
     if not found.needs_base:
         return found.matrix().flatten()
     weight = base.value(module)
-    return deltas.change(
-        tensors, base.stand_in(module, base.shape(module, tensors) or ()) if weight is None else weight
-    ).flatten()
+    return deltas.change(tensors, base.stand_in(module, tensors) if weight is None else weight).flatten()
 
 
 def _bias(module: Module, tensors: Roles, base: Base) -> Tensor | None:

@@ -70,7 +70,7 @@ def _carried_out(
     wish.check()
     with (
         open_adapter(wish.source, architecture=architecture, allow_loss=wish.allow_loss) as opened,
-        base_of(base, opened.adapter.architecture) as weights,
+        base_of(base, opened.adapter.architecture, opened.identity.also) as weights,
     ):
         kind, request = wish.met(opened.identity.kind, opened.layout)
         made = work.of(kind).make(opened, request, weights)

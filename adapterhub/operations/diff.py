@@ -36,7 +36,7 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
             if base is not None:
                 raise UsageError("whole models are compared as they are, without a base", mend="Leave out --base.")
             return Difference(a=str(a), b=str(b), **_of_models(mine, theirs, tolerance))
-        with base_of(Path(base) if base is not None else None, mine.architecture) as weights:
+        with base_of(Path(base) if base is not None else None, mine.architecture, first.identity.also) as weights:
             found = dict(gaps(mine, theirs, weights))
         paired = counterparts(mine, theirs)
         only_a, only_b = mine.modules().keys() - paired.keys(), theirs.modules().keys() - {*paired.values()}

@@ -51,7 +51,7 @@ def inspect(
         if hash:
             fields |= _hashed(package, reading)
         if spectrum and reading is not None and reading.kind is Kind.LORA:
-            fields["spectrum"] = _spectrum(reading, base)
+            fields["spectrum"] = _spectrum(reading, base, identity)
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
@@ -94,10 +94,10 @@ def _listing(package: Package, reading: Reading | None) -> list[ListedTensor]:
     return listed
 
 
-def _spectrum(reading: Reading, base: Path | str | None) -> Audit:
+def _spectrum(reading: Reading, base: Path | str | None, identity: Identity) -> Audit:
     from adapterhub.operations.lora.spectrum import audit
 
-    with base_of(None if base is None else Path(base), reading.adapter.architecture) as weights:
+    with base_of(None if base is None else Path(base), reading.adapter.architecture, identity.also) as weights:
         return audit(reading.adapter, weights)
 
 

@@ -17,7 +17,7 @@ from adapterhub.files import publishing
 from adapterhub.files.source import machine
 from adapterhub.files.streaming import write_all
 from adapterhub.files.targets import require_file_target
-from adapterhub.operations.base import base_of
+from adapterhub.operations.base import base_of, other_model
 from adapterhub.operations.source import Source, open_adapter
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _COLUMN, _ROW = 0.34, 0.24
 """Inches."""
 _DOTS = 144
 """Pixels per inch."""
+_SUFFIXES = (".png", "")
 _NAME = 60
 """Letters of the file's name that the title has room for."""
 _ORDER = (
@@ -55,10 +56,12 @@ def plot(
     """Draws ‖ΔW‖ / ‖W‖ of the LoRA at `path` on the weights of `base`, or ‖ΔW‖ / √elements without one, into the PNG
     `target`; of a whole model what it changed in `base`. Modules of one kind in one block count together.
 
-    Raises OutputExists unless `force`, UsageError without matplotlib (the extra `plot`).
+    Raises OutputExists unless `force`, UsageError for another suffix than .png and without matplotlib (the extra `plot`).
     """
     source, target, other = Path(path), Path(target), None if base is None else Path(base)
     require_file_target(target, [source, *([other] if other else [])], force=force)
+    if target.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{target}: what is drawn is a PNG", mend="Give -o a name with .png.")
     unmeasured: list[Unmeasured] = []
     with open_adapter(source, kinds=(Kind.LORA, Kind.CHECKPOINT), architecture=architecture) as opened:
         parts = _PARTS[opened.adapter.kind](opened, other, unmeasured)
@@ -77,7 +80,7 @@ def plot(
 def _of_lora(opened: Source, base: Path | None, unmeasured: list[Unmeasured]) -> Iterator[_Part]:
     from adapterhub.operations.lora.spectrum import strengths
 
-    with base_of(base, opened.adapter.architecture) as weights:
+    with base_of(base, opened.adapter.architecture, opened.identity.also) as weights:
         for found in strengths(opened.adapter, weights, unmeasured.append):
             moved = found.change.norm**2
             if base is None:
@@ -94,6 +97,8 @@ def _of_model(opened: Source, base: Path | None, unmeasured: list[Unmeasured]) -
     if base is None:
         raise UsageError("of a whole model its change is drawn, and that takes another", mend="Add --base.")
     with open_adapter(base, kinds=(Kind.CHECKPOINT,)) as other:
+        if other.adapter.architecture != opened.adapter.architecture:
+            raise other_model(other.adapter.architecture, opened.adapter.architecture)
         for key, change in changes(other.adapter, opened.adapter).items():
             module = Module(key.component, key.module)
             if key.role is not Role.LAYER_WEIGHT:

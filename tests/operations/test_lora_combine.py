@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import adapterhub
-from adapterhub.errors import OutputExists, RefusedInput, UnknownName, UsageError
+from adapterhub.errors import BrokenAdapter, OutputExists, RefusedInput, UnknownName, UsageError
 from tests.operations.made_loras import (
     ADDITIVE,
     CONV,
@@ -156,11 +156,43 @@ def test_what_has_no_sum_is_refused_and_every_module_named(tmp_path):
     dora = {**lora(SHAPES[LINEAR]), "dora_scale": np.ones((320, 1), "f4")}
     ia3 = {"weight": normal(320), "on_input": np.array(0)}
     paths = pair(tmp_path, {LINEAR: dora, CONV: ia3}, {LINEAR: lora(SHAPES[LINEAR]), CONV: lora(SHAPES[CONV])})
-    with pytest.raises(RefusedInput) as refused:
+    with pytest.raises(BrokenAdapter, match="2 of 2 modules cannot be combined") as refused:
         adapterhub.combine(paths, tmp_path / "c.safetensors")
-    assert f"unet.{LINEAR}: a.safetensors: what lora+dora changes" in refused.value.message
-    assert f"unet.{CONV}: a.safetensors: what ia3 changes" in refused.value.message
+    assert refused.value.places == (
+        f"unet.{CONV}: a.safetensors: what ia3 changes depends on the weights",
+        f"unet.{LINEAR}: a.safetensors: what lora+dora changes depends on the weights",
+    )
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_the_command_line_lists_what_has_no_sum_on_lines_of_their_own(tmp_path, capsys):
+    from adapterhub.cli import run
+
+    dora = {LINEAR: {**lora(SHAPES[LINEAR]), "dora_scale": np.ones((320, 1), "f4")}}
+    paths = [str(path) for path, _ in pair(tmp_path, dora, {LINEAR: lora(SHAPES[LINEAR])})]
+    assert run(["combine", *paths, "-o", str(tmp_path / "c.safetensors")]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "error: 1 of 1 modules cannot be combined",
+        f"  unet.{LINEAR}: a.safetensors: what lora+dora changes depends on the weights",
+    ]
+
+
+@pytest.mark.parametrize("weight", [1e308, -1e39])
+def test_a_weight_that_makes_a_strength_too_large_is_refused(tmp_path, weight):
+    a, b = (saved(tmp_path / f"{name}.safetensors", {LINEAR: lora(SHAPES[LINEAR], alpha=400.0)}) for name in ("a", "b"))
+    with pytest.raises(RefusedInput, match=r"· a\.safetensors: F32 does not hold such a strength"):
+        adapterhub.combine([(a, weight), b], tmp_path / "c.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_an_alpha_that_overflows_the_dtype_is_refused_by_its_name(tmp_path):
+    a = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR]), CONV: lora(SHAPES[CONV])})
+    b = saved(tmp_path / "b.safetensors", {LINEAR: lora(SHAPES[LINEAR])})
+    with pytest.raises(RefusedInput, match=rf"^unet\.{CONV}\.alpha is 2e\+06, which F16 does not hold") as refused:
+        adapterhub.combine([(a, 1e6), (b, 1e-9)], tmp_path / "c.safetensors", dtype="fp16")
+    assert refused.value.mend == "Give --dtype fp32 or bf16, which do."
+    adapterhub.combine([(a, 1e6), (b, 1e-9)], tmp_path / "c.safetensors", dtype="bf16")
 
 
 def test_architectures_that_differ_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
-from adapterhub.errors import NotAnAdapter, OutputExists, RefusedInput, UsageError
+from adapterhub.errors import LossyConversion, NotAnAdapter, OutputExists, RefusedInput, UsageError
 from adapterhub.operations.lora.low_rank import Bound, decomposed, randomised
 from tests.operations.checkpoint_files import saved
 from tests.operations.made_loras import change, head, off, tail
@@ -130,6 +130,26 @@ def test_every_tensor_of_both_models_is_accounted_for(tmp_path, models):
     assert {entry.reason for entry in done.entries if entry.action == "drop"} == {"the same in both models"}
     computed = [entry for entry in done.entries if entry.action == "compute"]
     assert sorted(len(entry.source) for entry in computed) == [2, 2, 2, 2]
+
+
+def test_what_one_model_alone_has_is_told(tmp_path):
+    models = files(tmp_path, f"{LINEAR[1]}.weight", f"{TEXT[1]}.weight")
+    alone = {name: array for name, array in weights().items() if name.startswith(CLIP)}
+    saved(models[1], {name: array for name, array in weights().items() if name not in alone})
+    done = adapterhub.extract(*models, tmp_path / "c.safetensors", rank=2)
+    assert done.modules == 1
+    (told,) = [problem for problem in done.problems if problem.code == "in-one-model"]
+    assert (told.severity, told.where) == ("warning", "text_encoder")
+    assert told.message == f"{len(alone)} weights are in one model only, and not in the LoRA"
+
+
+def test_a_layout_without_a_place_for_what_was_asked_is_refused_with_advice_that_can_be_followed(tmp_path):
+    models = files(tmp_path, f"{LINEAR[1]}.weight", f"{CONV[1]}.bias")
+    with pytest.raises(LossyConversion) as refused:
+        adapterhub.extract(*models, tmp_path / "c", rank=2, biases=True, to="diffusers")
+    assert "--to" in refused.value.mend
+    assert not {"--as", "--allow-loss"} & set(refused.value.mend.split())
+    assert adapterhub.extract(*models, tmp_path / "c.safetensors", rank=2, biases=True, to="kohya").modules == 2
 
 
 def test_biases_and_norms_come_on_request_and_what_is_left_out_is_told(tmp_path):

@@ -157,6 +157,21 @@ def test_modules_whose_strength_is_not_linear_are_refused_and_named(tmp_path, su
     assert not (tmp_path / "b.safetensors").exists()
 
 
+@pytest.mark.parametrize("command", ["scale", "resize", "convert"])
+def test_a_rotation_in_a_model_of_other_widths_is_proved_on_a_weight_of_any_length(tmp_path, command):
+    made = {LINEAR: {"oft_blocks": normal(4, 5, 5), "alpha": np.float32(0)}, TEXT: lora((24, 24))}
+    source = saved(tmp_path / "a.safetensors", made)
+    done = {
+        "scale": lambda target: adapterhub.scale(source, target, 1, te=0.5, architecture="sd1"),
+        "resize": lambda target: adapterhub.resize(source, target, rank=1, architecture="sd1"),
+        "convert": lambda target: adapterhub.convert(source, target, to="kohya", dtype="fp16", architecture="sd1"),
+    }[command](tmp_path / "b.safetensors")
+    turned = read(tmp_path / "b.safetensors")[LINEAR]["oft_blocks"]
+    assert np.array_equal(turned, made[LINEAR]["oft_blocks"].astype(turned.dtype))
+    assert done.modules == 2
+    assert done.max_error < {"scale": 1e-7, "resize": 1, "convert": 1e-2}[command]
+
+
 def test_a_magnitude_is_refused_unless_its_part_of_the_model_stays(tmp_path):
     made = {TEXT: {**lora((768, 768)), "dora_scale": np.ones((768, 1), "f4")}, LINEAR: lora(SHAPES[LINEAR])}
     source = saved(tmp_path / "a.safetensors", made)
@@ -171,6 +186,28 @@ def test_a_number_too_large_for_its_dtype_is_refused_and_nothing_is_left(tmp_pat
     with pytest.raises(RefusedInput, match="too large"):
         adapterhub.scale(source, tmp_path / "b.safetensors", 1e6, into="weights")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(("factor", "error"), [(1e-320, 1.0), (1e-6, 0.01)])
+def test_numbers_too_small_for_their_dtype_are_told_and_the_result_is_not_called_exact(tmp_path, factor, error):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], dtype="f2")})
+    done = adapterhub.scale(source, tmp_path / "b.safetensors", factor, into="weights")
+    assert (done.exactness, [problem.code for problem in done.problems]) == ("approximate", ["underflow"])
+    assert error <= done.max_error <= 1.0
+    assert adapterhub.scale(source, tmp_path / "c.safetensors", 0.7, into="weights").problems == []
+
+
+def test_a_fold_into_numbers_too_small_for_their_dtype_is_not_called_exact(tmp_path):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], alpha=3e-5, dtype="f2")})
+    done = adapterhub.convert(source, tmp_path / "b.safetensors", to="diffusers-lora-linear")
+    assert (done.exactness, [problem.code for problem in done.problems]) == ("approximate", ["underflow"])
+
+
+@pytest.mark.parametrize("factor", [1e308, -1e39, 1e-39, 1e-320])
+def test_an_alpha_that_f32_does_not_hold_is_refused(tmp_path, factor):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR], alpha=3.3)})
+    with pytest.raises(RefusedInput, match=r"alpha would be 3\.3 · .*, which F32 does not hold"):
+        adapterhub.scale(source, tmp_path / "b.safetensors", factor)
 
 
 @pytest.mark.parametrize("arguments", [{"factor": float("nan")}, {"factor": 1, "te": float("inf")}])

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import adapterhub
-from adapterhub.errors import OutputExists, RefusedInput, UsageError
+from adapterhub.errors import NotAnAdapter, OutputExists, RefusedInput, UsageError
 from tests.operations import made_loras, merge_files
 from tests.operations.made_loras import CONV, LINEAR, POINT, SHAPES, TEXT, change, saved
 
@@ -60,6 +60,23 @@ def test_with_a_base_a_cell_is_the_share_of_the_weight(tmp_path):
     assert cells(heat)["TE1 03", "self_attn.q_proj"] == pytest.approx(moved / float(weight))
 
 
+@pytest.mark.parametrize("command", ["plot", "plot a model", "spectrum", "as lora", "diff"])
+def test_a_base_of_another_architecture_is_refused(tmp_path, command):
+    lora = merge_files.lora(tmp_path / "a.safetensors")
+    base, tuned = merge_files.base(tmp_path / "base.safetensors", architecture="sdxl"), tmp_path / "tuned.safetensors"
+    with pytest.raises(NotAnAdapter, match=r"the base is a model of Stable Diffusion XL.*, and this is for .* 1"):
+        {
+            "plot": lambda: adapterhub.plot(lora, tmp_path / "heat.png", base=base),
+            "plot a model": lambda: adapterhub.plot(merge_files.base(tuned), tmp_path / "heat.png", base=base),
+            "spectrum": lambda: adapterhub.inspect(lora, spectrum=True, base=base),
+            "as lora": lambda: adapterhub.convert(
+                lora, tmp_path / "b.safetensors", to="kohya", as_algorithm="lora", base=base
+            ),
+            "diff": lambda: adapterhub.diff(lora, lora, base=base),
+        }[command]()
+    assert not {path.name for path in tmp_path.iterdir()} & {"heat.png", "b.safetensors"}
+
+
 def test_of_a_whole_model_what_it_changed_in_its_base_is_drawn(tmp_path):
     base = merge_files.base(tmp_path / "base.safetensors", torch.float32)
     tensors = load_file(base)
@@ -95,6 +112,13 @@ def test_an_existing_picture_is_refused_and_kept(tmp_path, style, cli):
     assert cli("plot", style, "-o", target, "--force").status == 0
     assert target.read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["heat.txt", "heat.svg", "heat.safetensors"])
+def test_a_name_that_promises_something_else_than_a_png_is_refused(tmp_path, style, name):
+    with pytest.raises(UsageError, match="what is drawn is a PNG"):
+        adapterhub.plot(style, tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_an_input_is_never_drawn_over(style):

@@ -7,16 +7,20 @@ own habit (0-d, in the factors' dtype, always there) is noted in one metadata fi
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 
 from adapterhub.adapter import Adapter, Key, Role, Roles
 from adapterhub.algorithms import rank_of, scale_of
+from adapterhub.errors import RefusedInput
 from adapterhub.layouts.lora.peft_config import alpha_scalar, factor_of
-from adapterhub.tensors import LazyTensor, holds, item, scalar
+from adapterhub.operations.casting import as_dtype
+from adapterhub.tensors import FLOATS, LazyTensor, holds, item, scalar
 
 FIELD = "adapterhub.alphas"
 _ABSENT = "absent"
+_SCALES = (Role.ALPHA, Role.SCALE, Role.SCALAR)
 _NOTE = re.compile(r"(?P<dtype>[A-Z]+\d+)(?P<shape>\[(1(, ?1)*)?\])(=(?P<value>[-+.\de]+))?")
 
 
@@ -79,3 +83,15 @@ def _notes(metadata: Mapping[str, str]) -> dict[str, str]:
     except (ValueError, RecursionError):
         return {}
     return {name: note for name, note in notes.items() if isinstance(note, str)} if isinstance(notes, dict) else {}
+
+
+def ensure_held(adapter: Adapter, dtype: str) -> None:
+    """RefusedInput for an alpha, or a scale in its place, that would be infinite in `dtype`."""
+    for key, tensor in adapter.tensors.items():
+        if key.role in _SCALES and tensor.dtype in FLOATS and _overflows(tensor, dtype):
+            raise RefusedInput(f"{'.'.join(key)} is {item(tensor):g}, which {dtype} does not hold",
+                               mend="Give --dtype fp32 or bf16, which do.")  # fmt: skip
+
+
+def _overflows(tensor: LazyTensor, dtype: str) -> bool:
+    return math.isfinite(item(tensor)) and not math.isfinite(item(as_dtype(tensor, dtype)))

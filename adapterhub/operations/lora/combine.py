@@ -10,7 +10,7 @@ from pathlib import Path
 from adapterhub.adapter import Adapter, Key, Module
 from adapterhub.algorithms import algorithm_of, extent, label
 from adapterhub.documents import Conversion
-from adapterhub.errors import RefusedInput, UsageError
+from adapterhub.errors import BrokenAdapter, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.compare import same
 from adapterhub.operations.ledger import Ledger
@@ -103,11 +103,11 @@ def _terms(adapter: Adapter, paths: Sequence[Path], weights: Sequence[float]) ->
 
 
 def _ensure_addable(terms: Mapping[Module, Sequence[Term]], mixing: Mixing) -> None:
-    """RefusedInput that names every module whose changes have no sum."""
+    """BrokenAdapter that names every module whose changes have no sum."""
     refused = [f"{'.'.join(module)}: {why}" for module, found in terms.items() for why in _faults(found, mixing)]
     if refused:
-        raise RefusedInput(f"{len(refused)} of {len(terms)} modules cannot be combined:\n  " + "\n  ".join(refused),
-                           mend="adapterhub convert --as full --base CKPT makes a difference of each, which can be added.")  # fmt: skip
+        raise BrokenAdapter(f"{len(refused)} of {len(terms)} modules cannot be combined", refused,
+                            mend="adapterhub convert --as full --base CKPT makes a difference of each, which can be added.")  # fmt: skip
 
 
 def _faults(terms: Sequence[Term], mixing: Mixing) -> Iterator[str]:

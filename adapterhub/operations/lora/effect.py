@@ -67,7 +67,7 @@ def effect(module: Module, tensors: Roles, base: Base) -> Effect:
     found = deltas.delta(tensors)
     if isinstance(found, LoRA) and (pair := found.pair()) is not None:
         return Effect(Product(found.scale * pair.up, pair.down), found.bias())
-    weight = base.stand_in(module, base.shape(module, tensors) or ()) if found.needs_base else None
+    weight = base.stand_in(module, tensors) if found.needs_base else None
     return Effect(deltas.change(tensors, weight).flatten(), found.bias())
 
 

@@ -118,6 +118,14 @@ class _Models:
         """Whether both models have a tensor."""
         return all(role in model.get(module, {}) for model in (self.tuned, self.base))
 
+    def alone(self) -> Counter[str]:
+        """How many weights of each component only one of the models has."""
+        modules = self.tuned.keys() | self.base.keys()
+        return Counter(
+            module.component for module in modules for role in _WEIGHTS
+            if (role in self.tuned.get(module, {})) != (role in self.base.get(module, {}))
+        )  # fmt: skip
+
     def difference(self, module: Module, role: Role) -> Tensor:
         """tuned − base in float64."""
         return deltas.tensor(self.tuned[module][role]) - deltas.tensor(self.base[module][role])
@@ -207,10 +215,13 @@ class _Extraction:
         return Effect(weight, self.both.difference(module, R.LAYER_BIAS).flatten() if biased else None)
 
     def problems(self) -> Iterator[Problem]:
-        """What differs and was left out."""
+        """What differs, or cannot be compared, and was left out."""
         for what, count in self.left.items():
             mend = _MENDS.get(what)
             yield warning("not-extracted", "", f"{count} {what} differ, and are not in the LoRA", mend)
+        for component, count in sorted(self.both.alone().items()):
+            yield warning("in-one-model", component, f"{count} weights are in one model only, and not in the LoRA",
+                          "Give two models that both have them.")  # fmt: skip
 
 
 _MENDS = {"biases": "--biases takes them.", "tensors of normalisations": "--norms takes them."}

@@ -8,13 +8,17 @@ from fractions import Fraction
 
 from adapterhub.adapter import Role, Roles
 from adapterhub.algorithms import algorithm_of, missing, scale_of, total_scale
+from adapterhub.documents import Problem
 from adapterhub.errors import BrokenAdapter
+from adapterhub.operations.problems import warning
 from adapterhub.tensors import FLOATS, Buffer, LazyTensor
 
 R = Role
 _SCALES = frozenset({R.ALPHA, R.SCALE, R.SCALAR})
 _CONSTRAINED = ("oft", "boft")  # their alpha bounds a norm and scales nothing
 _DIGITS = {"F8_E5M2": 3, "F8_E4M3": 4, "BF16": 8, "F16": 11, "F32": 24, "F64": 53}
+_SMALLEST_NORMAL = {"F8_E5M2": 2.0**-14, "F8_E4M3": 2.0**-6, "BF16": 2.0**-126, "F16": 2.0**-14, "F32": 2.0**-126,
+                    "F64": 2.0**-1022}  # fmt: skip
 _LARGE = 1 << 900
 _UNSURE = 2.0**-60
 
@@ -43,6 +47,28 @@ def fold(tensors: Roles) -> tuple[dict[Role, LazyTensor], bool]:
     exact &= _multiply(folded, (R.RESIDUAL,), scale, optional=True)
     exact &= _multiply(folded, (R.UP_BIAS,), bias_scale, optional=True)
     return folded, exact
+
+
+def sunk(before: LazyTensor, after: LazyTensor, factor: float) -> int:
+    """How many numbers of `after`, which is `before` · `factor`, fell below the smallest normal number of their dtype and lost
+    digits, where that cost all of them together (Frobenius) more than rounding can.
+    """
+    from adapterhub.operations.lora.deltas.values import tensor
+
+    if not factor or after.dtype not in _DIGITS:
+        return 0
+    values, stored = tensor(before), tensor(after)
+    if not (stored / factor - values).norm() > 2.0 ** (1 - _DIGITS[after.dtype]) * values.norm():
+        return 0
+    below = ((values * factor).abs() < _SMALLEST_NORMAL[after.dtype]) & (stored != values * factor)
+    return int(((values != 0) & (below | (stored == 0))).sum())
+
+
+def sunken(count: int) -> Iterator[Problem]:
+    """What is told of `count` such numbers."""
+    if count:
+        yield warning("underflow", "", f"{count} numbers became zero or lost digits: they are too small for their dtype",
+                      "In fp32 there is more room: adapterhub convert --dtype fp32 first.")  # fmt: skip
 
 
 def _multiply(

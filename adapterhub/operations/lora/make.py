@@ -14,6 +14,7 @@ from adapterhub.operations.casting import cast
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora import alphas, steps
 from adapterhub.operations.lora.conform import conform
+from adapterhub.operations.lora.fold import sunken
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.work import Made, Request
@@ -33,26 +34,27 @@ def into_layout(step: steps.Step, source: Adapter, request: Request, *, without_
     """Every step in order, each telling the ledger. `source` comes `without_alpha` where its layout has no place for it."""
     layout: LoraLayout = request.layout  # type: ignore[assignment] # the kind says so
     adapter = conform(source, step.ledger)
-    error = 0.0
+    error, lost = 0.0, 0
     if request.algorithm:
         adapter, error = steps.as_algorithm(step, adapter, request.algorithm, request.rank, request.dtype)
     adapter = steps.translate(step, adapter, layout)
     note = alphas.remember(adapter, folded=layout.alpha is AlphaPlace.FOLDED) if loses_alpha(layout) else None
     if layout.alpha is AlphaPlace.FOLDED:
-        adapter = steps.fold(step, adapter)
+        adapter, lost = steps.fold(step, adapter)
     elif layout.alpha is AlphaPlace.TENSOR and without_alpha:
         adapter = alphas.complete(adapter)
     adapter = steps.without_homeless(step, adapter, layout, request.allow_loss)
     if not adapter.tensors:
         raise nothing_left(request.source, layout)
     if request.dtype:
+        alphas.ensure_held(adapter, request.dtype)
         adapter = cast(adapter, request.dtype, step.ledger)
     fields = {} if note is None else {alphas.FIELD: note}
     adapter = retitled(adapter.with_metadata({**adapter.metadata, **fields}), request.source.stem)
     encoded = layout.encode(adapter)
     entries = step.ledger.entries(encoded)
-    approximate = error > 0 or bool(request.algorithm and request.dtype)
-    return Made(source, adapter, encoded, entries, approximate)
+    approximate = error > 0 or lost > 0 or bool(request.algorithm and request.dtype)
+    return Made(source, adapter, encoded, entries, approximate, problems=list(sunken(lost)))
 
 
 def nothing_left(source: Path, layout: Layout) -> LossyConversion:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from adapterhub.adapter import Adapter, Kind, Module, Role
 from adapterhub.algorithms import extent, rank_of
 from adapterhub.documents import Approximation, Command, Conversion, Problem
+from adapterhub.errors import LossyConversion
 from adapterhub.operations.base import Base
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
 from adapterhub.operations.forecast import sampled
@@ -68,6 +69,8 @@ class Changed:
     tolerance: float | None = None
     approximate: bool = False
 
+
+_ANOTHER_LAYOUT = "Give --to another layout; adapterhub convert has more ways from there."
 
 Change = Callable[[Adapter, Ledger, Request], Changed]
 """What is done to the adapter beside converting it; of several, to that which they are joined in."""
@@ -127,8 +130,12 @@ def _proving(changed: Changed, made: Made, base: Base) -> float:
 def _made(changed: Changed, request: Request, step: Step, *, without_alpha: bool, title: Path) -> Made:
     """The steps of a conversion, on what was made."""
     told = replace(request, source=title, algorithm=None)
-    made = into_layout(step, changed.adapter, told, without_alpha=without_alpha)
-    return replace(made, approximate=changed.approximate or bool(changed.cuts), problems=list(changed.problems))
+    try:
+        made = into_layout(step, changed.adapter, told, without_alpha=without_alpha)
+    except LossyConversion as fault:  # which advises what `convert` alone has
+        raise LossyConversion(fault.message, fault.losses, mend=_ANOTHER_LAYOUT) from None
+    approximate = made.approximate or changed.approximate or bool(changed.cuts)
+    return replace(made, approximate=approximate, problems=[*changed.problems, *made.problems])
 
 
 def _told(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from adapterhub.errors import BrokenAdapter, RefusedInput, UnknownName, UsageErr
 from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora.effect import Effect, effect
-from adapterhub.operations.lora.fold import fold
+from adapterhub.operations.lora.fold import fold, sunk, sunken
 from adapterhub.operations.lora.rework import Changed, Output, rework
 from adapterhub.operations.work import Request
 from adapterhub.tensors import Buffer, LazyTensor, holds, item, scalar
@@ -33,6 +32,8 @@ _NO_STRENGTH: Mapping[Role, str] = {
     R.SET_WEIGHT: "a weight that replaces another has no strength",
 }
 _SCALES = (R.ALPHA, R.SCALE, R.SCALAR)
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
+"""Between these F32 rounds, and below and above it loses."""
 
 
 def scale(
@@ -68,12 +69,15 @@ def scale(
         modules = adapter.modules()
         _ensure_linear({module: roles for module, roles in modules.items() if of(module) != 1})
         tensors: dict[Key, LazyTensor] = {}
+        lost = 0
         for module, roles in modules.items():
             made = scaled(roles, of(module), into_weights=into == "weights")
+            lost += _sunk(roles, made, of(module))
             _tell(ledger, module, roles, made, f"× {of(module):.9g}")
             tensors |= {Key(*module, role): tensor for role, tensor in made.items()}
         base = Base(adapter.architecture, {})
-        return Changed(adapter.with_tensors(tensors), partial(_wanted, modules, base, of))
+        return Changed(adapter.with_tensors(tensors), partial(_wanted, modules, base, of), problems=list(sunken(lost)),
+                       approximate=lost > 0)  # fmt: skip
 
     return rework("scale", [Path(source)], Output(target, to, for_tool, None, architecture, dry_run, force), change)
 
@@ -114,14 +118,13 @@ def _by_alpha(tensors: Roles, factor: float) -> dict[Role, LazyTensor]:
     """alpha (or A1111's scale) times `factor`: in its own dtype if that holds it, else in F32."""
     role = R.SCALE if R.SCALE in tensors else R.ALPHA
     old = tensors.get(role) or scalar(float(rank_of(tensors) or 0))
-    value = float(Fraction(item(old)) * Fraction(factor)) if math.isfinite(item(old)) else item(old)
+    before, value = item(old), item(old) * factor
     dtype = old.dtype if holds(old.dtype, value) else "F32"
-    try:
-        return {**tensors, role: scalar(value, dtype).reshape(*old.shape)}
-    except OverflowError:
-        raise RefusedInput(
-            f"{role} would be {value:g}, which F32 does not hold", mend="Use a smaller factor."
-        ) from None
+    kept = holds(dtype, value) or _SMALLEST <= abs(value) <= _LARGEST
+    if math.isfinite(before) and (not kept or math.isinf(value) or (value == 0) != (before == 0 or factor == 0)):
+        raise RefusedInput(f"{role} would be {before:g} · {factor:g}, which F32 does not hold",
+                           mend="Use a factor nearer to 1.")  # fmt: skip
+    return {**tensors, role: scalar(value, dtype).reshape(*old.shape)}
 
 
 def _by_weights(tensors: Roles, factor: float) -> dict[Role, LazyTensor]:
@@ -130,6 +133,14 @@ def _by_weights(tensors: Roles, factor: float) -> dict[Role, LazyTensor]:
     factors = {role: tensor for role, tensor in tensors.items() if role not in aside}
     folded, _ = fold({**factors, R.SCALE: scalar(factor, "F64")})
     return {**folded, **aside}
+
+
+def _sunk(before: Roles, after: Roles, factor: float) -> int:
+    """How many numbers that `factor` multiplied lost more than rounding."""
+    changed = (
+        role for role in before if after[role] is not before[role] and role not in (*_SCALES, R.IA3_L, R.OFT_DIAG)
+    )
+    return sum(sunk(before[role], after[role], factor) for role in changed)
 
 
 def _times(source: LazyTensor, factor: float) -> LazyTensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.adapter import Adapter, Key, Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, label, scale_of
+from adapterhub.algorithms import algorithm_of, label, scale_of, total_scale
 from adapterhub.documents import Action
 from adapterhub.errors import LossyConversion
 from adapterhub.layouts.lora.placing import AlphaPlace, LoraLayout
@@ -95,18 +95,26 @@ def translate(step: Step, adapter: Adapter, layout: LoraLayout) -> Adapter:
     return adapter.with_tensors(tensors)
 
 
-def fold(step: Step, adapter: Adapter) -> Adapter:
-    """alpha / rank multiplied into a factor, for a layout that has no place for it."""
+def fold(step: Step, adapter: Adapter) -> tuple[Adapter, int]:
+    """alpha / rank multiplied into a factor, for a layout that has no place for it; also how many numbers lost more than
+    rounding to that.
+    """
     from adapterhub.operations.lora.fold import fold as folded
+    from adapterhub.operations.lora.fold import sunk
 
     tensors: dict[Key, LazyTensor] = {}
+    lost = 0
     for module, roles in adapter.modules().items():
         made, exact = folded(roles)
         if made.keys() != roles.keys() or any(made[role] is not roles[role] for role in made):
             scale = scale_of(roles)
             step.replaced(module, roles, made, "fold", f"× {scale}{'' if exact else ', rounded once'}")
+        if not exact:
+            factor = {R.UP_BIAS: scale_of(roles)}
+            lost += sum(sunk(roles[role], tensor, float(factor.get(role, total_scale(roles))))
+                        for role, tensor in made.items() if tensor is not roles[role])  # fmt: skip
         tensors |= _keyed(module, made)
-    return adapter.with_tensors(tensors)
+    return adapter.with_tensors(tensors), lost
 
 
 def without_homeless(step: Step, adapter: Adapter, layout: LoraLayout, allow_loss: bool) -> Adapter:

@@ -13,7 +13,7 @@ from torch import Tensor
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import extent, total_scale
 from adapterhub.documents import Action
-from adapterhub.errors import BrokenAdapter, UnknownName, UsageError
+from adapterhub.errors import BrokenAdapter, RefusedInput, UnknownName, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.lora.deltas.truncation import Pair, of_product
@@ -30,6 +30,7 @@ R = Role
 _LINEAR = ("linear", "svd")
 _STORED_DOWN = frozenset({R.MID, R.ADALORA_E})
 """Beside one of these, the second matrix is not the stored one."""
+_BEYOND_F32 = 1 << 128
 
 
 class Term(NamedTuple):
@@ -239,7 +240,10 @@ def _scale(term: Term) -> Fraction:
     scale = total_scale(term.tensors)
     if not isinstance(scale, Fraction):
         raise BrokenAdapter(f"{term.name}: a scale of {scale} is no number to go on with")
-    return Fraction(term.weight) * scale
+    strength = Fraction(term.weight) * scale
+    if abs(strength) >= _BEYOND_F32:
+        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend="Use a smaller weight.")
+    return strength
 
 
 def _rank(tensors: Roles) -> int:
