@@ -78,9 +78,13 @@ def change(a: LazyTensor, b: LazyTensor) -> Change:
     if _axes(a) != _axes(b):
         return Change("reshaped", moved=math.inf, furthest=math.inf)
     if not {a.dtype, b.dtype} <= FLOATS:
-        same = a.dtype == b.dtype and all(x == y for x, y in _steps(a, b))
-        return Change("identical") if same else Change("changed", moved=math.inf, furthest=math.inf)
+        return Change("identical") if same_bytes(a, b) else Change("changed", moved=math.inf, furthest=math.inf)
     return _measured(a, b)
+
+
+def same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors of as many numbers are of one dtype and bit for bit the same."""
+    return a.dtype == b.dtype and all(x == y for x, y in _steps(a, b))
 
 
 def _axes(tensor: LazyTensor) -> tuple[int, ...]:
