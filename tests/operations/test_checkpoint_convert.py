@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
-from adapterhub.errors import BrokenAdapter, UsageError
+from adapterhub.errors import BrokenAdapter, RefusedInput, UsageError
 from tests.operations.checkpoint_files import (
     CONV_IN,
     MARKERS,
@@ -246,3 +246,28 @@ def test_a_dtype_alone_keeps_the_layout(tmp_path):
     source = saved(tmp_path / "a.safetensors", weights("sd1"))
     done = adapterhub.convert(source, tmp_path / "b.safetensors", dtype="fp16")
     assert (done.target.layout, done.summary["cast"]) == ("single-file", len(weights("sd1")))
+
+
+SCALE = "model.diffusion_model.out.2.scale_weight"
+
+
+@pytest.mark.parametrize("asked", [
+    {"to": "diffusers"}, {"dtype": "fp16"}, {"vae_dtype": "fp16"}, {"only": "unet"}, {"vae": "plain.safetensors"},
+])  # fmt: skip
+def test_scaled_fp8_is_refused_wherever_it_would_lose_its_scales(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "plain.safetensors", weights("sd1"))
+    source = saved(tmp_path / "a.safetensors", weights("sd1") | {SCALE: np.array(3, "f4")})
+    with pytest.raises(RefusedInput, match=f"its fp8 numbers are scaled, each by a tensor such as {SCALE}"):
+        adapterhub.convert(source, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scaled_fp8_is_copied_with_its_scales_and_that_is_told(tmp_path):
+    source = saved(tmp_path / "a.safetensors", weights("sd1") | {SCALE: np.array(3, "f4")})
+    done = adapterhub.convert(source, tmp_path / "b.safetensors", prune=True)
+    assert (done.exactness, content(tmp_path / "b.safetensors")) == ("bit-exact", content(source))
+    told = adapterhub.validate(tmp_path / "b.safetensors").problems
+    assert [(problem.severity, problem.where) for problem in told if problem.code == "scaled-fp8"] == [
+        ("warning", SCALE)
+    ]

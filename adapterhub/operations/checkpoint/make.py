@@ -15,6 +15,7 @@ from adapterhub.layouts.checkpoint.places import key, rows
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
 from adapterhub.operations.checkpoint.prediction import stated
+from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.titles import retitled
@@ -30,11 +31,15 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
 
+_UNSCALED = "Convert the fp16 or bf16 model that it was made of."
+
 
 def make(opened: Source, request: Request) -> Made:
     """Every step in order, each telling the ledger."""
     ledger, tally, options = Ledger(opened.reading.places), Tally(), request.whole
     _require_meaning(request)
+    if not _is_copied(opened, request):
+        require_plain(opened, _UNSCALED)
     adapter = opened.adapter
     if options.ema:
         adapter = averages.instead(adapter, ledger)
@@ -69,6 +74,13 @@ def _require_meaning(request: Request) -> None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a folder", mend="Give --to diffusers, or leave it out."
                 )
+
+
+def _is_copied(opened: Source, request: Request) -> bool:
+    """Whether every weight of a single file stays as it is stored."""
+    whole = request.whole
+    changed = request.dtype or whole.vae_dtype or whole.vae or whole.only or whole.ema
+    return not changed and opened.layout is request.layout is single_file.LAYOUT
 
 
 def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
@@ -129,6 +141,7 @@ def _with_vae(adapter: Adapter, opened: Source, request: Request, ledger: Ledger
     """The model with the VAE of another file, which stays open until all is written."""
     assert request.whole.vae is not None
     other = opened.stack.enter_context(open_adapter(request.whole.vae, kinds=(Kind.CHECKPOINT,)))
+    require_plain(other, _UNSCALED)
     vae = {held: tensor for held, tensor in other.adapter.tensors.items() if held.component == "vae"}
     if not vae:
         raise NotAnAdapter(f"{request.whole.vae}: holds no VAE", mend="Give a VAE, or a model that has one.")
