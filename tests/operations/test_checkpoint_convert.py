@@ -175,6 +175,9 @@ def test_the_yaml_beside_a_file_says_what_it_predicts(line, prediction, tmp_path
     (tmp_path / "model.yaml").write_text(f"model:\n  params:\n{line}")
     _, folder = folder_of(tmp_path, tensors)
     assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
+    adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors", dtype="fp16")
+    told = adapterhub.inspect(tmp_path / "out.safetensors").metadata["modelspec.prediction_type"]
+    assert told == ("v" if prediction == "v_prediction" else "epsilon")
 
 
 def test_a_folder_of_fewer_components_says_so(tmp_path):

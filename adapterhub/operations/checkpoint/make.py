@@ -14,7 +14,7 @@ from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
 from adapterhub.layouts.checkpoint.places import key, rows
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
-from adapterhub.operations.checkpoint.prediction import stated
+from adapterhub.operations.checkpoint.prediction import stated, velocity
 from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source, open_adapter
@@ -30,7 +30,7 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "reshaped": ("reshape", "reshape", "a 1×1 convolution there, a linear layer here"),
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
-
+_PREDICTION = "modelspec.prediction_type"
 _UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
@@ -89,7 +89,9 @@ def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
         return adapter.with_metadata({})
     fields = dict(adapter.metadata)
     if (predicts := stated(opened.package.documents)) is not None:
-        fields["modelspec.prediction_type"] = predicts
+        fields[_PREDICTION] = predicts
+    elif "unet" in adapter.components() and (by_velocity := velocity(adapter, request.source)) is not None:
+        fields.setdefault(_PREDICTION, "v" if by_velocity else "epsilon")
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 

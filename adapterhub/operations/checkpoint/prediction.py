@@ -29,7 +29,7 @@ _SMALL = 1 << 20
 def variants(adapter: Adapter, source: Path) -> tuple[list[str], list[Problem]]:
     """The rows of the pipeline's table that this model needs, and a warning where one was guessed."""
     found = [name] if (name := variant(adapter.tensors)) else []
-    told = _told(adapter, source)
+    told = velocity(adapter, source)
     if adapter.architecture == "sdxl" and aside("ztsnr") in adapter.tensors:  # nobody reads it in other models
         found.append(ZERO_SNR)
     if told is not None:
@@ -51,7 +51,8 @@ def stated(documents: Mapping[str, Any]) -> str | None:
     return {"v_prediction": "v", "epsilon": "epsilon"}.get(said) if isinstance(said, str) else None
 
 
-def _told(adapter: Adapter, source: Path) -> bool | None:
+def velocity(adapter: Adapter, source: Path) -> bool | None:
+    """Whether the model at `source` predicts velocity, by what it says or what lies beside it; None where nothing tells."""
     return next(_statements(adapter, source), None)
 
 
