@@ -176,8 +176,11 @@ def test_the_yaml_beside_a_file_says_what_it_predicts(line, prediction, tmp_path
     _, folder = folder_of(tmp_path, tensors)
     assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
     adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors", dtype="fp16")
-    told = adapterhub.inspect(tmp_path / "out.safetensors").metadata["modelspec.prediction_type"]
-    assert told == ("v" if prediction == "v_prediction" else "epsilon")
+    told = adapterhub.inspect(tmp_path / "out.safetensors").metadata
+    id_, predicts = (told[f"modelspec.{name}"] for name in ("architecture", "prediction_type"))
+    assert (id_, predicts) == (
+        ("stable-diffusion-v2-768-v", "v") if prediction == "v_prediction" else ("stable-diffusion-v2-512", "epsilon")
+    )
 
 
 def test_a_folder_of_fewer_components_says_so(tmp_path):

@@ -12,6 +12,7 @@ from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of
 from adapterhub.layouts.checkpoint.places import key, rows
+from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder
 from adapterhub.operations.checkpoint.prediction import stated, velocity
@@ -30,7 +31,6 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "reshaped": ("reshape", "reshape", "a 1×1 convolution there, a linear layer here"),
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
-_PREDICTION = "modelspec.prediction_type"
 _UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
@@ -89,9 +89,9 @@ def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
         return adapter.with_metadata({})
     fields = dict(adapter.metadata)
     if (predicts := stated(opened.package.documents)) is not None:
-        fields[_PREDICTION] = predicts
+        fields[PREDICTION] = predicts
     elif "unet" in adapter.components() and (by_velocity := velocity(adapter, request.source)) is not None:
-        fields.setdefault(_PREDICTION, "v" if by_velocity else "epsilon")
+        fields.setdefault(PREDICTION, "v" if by_velocity else "epsilon")
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 
