@@ -154,6 +154,23 @@ def test_the_scheduler_predicts_what_markers_and_metadata_say(name, markers, met
     assert [problem.code for problem in done.problems] == ["other-widths"]
 
 
+EDM = {
+    "edm_mean": {"edm_mean": np.zeros((1, 4, 1, 1), "f4"), "edm_std": np.ones((1, 4, 1, 1), "f4")},
+    "edm_vpred.sigma_max": {"edm_vpred.sigma_max": np.array(120, "f4"), "edm_vpred.sigma_min": np.array(0.002, "f4")},
+}
+
+
+@pytest.mark.parametrize("marker", EDM)
+def test_a_model_that_is_sampled_by_edm_is_warned_of_in_a_folder_whose_scheduler_is_ours(marker, tmp_path):
+    done, folder = folder_of(tmp_path, weights("sdxl") | EDM[marker])
+    assert [(problem.code, problem.where) for problem in done.problems] == [
+        ("other-widths", ""),
+        ("scheduler-untold", marker),
+    ]
+    again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", to="diffusers", config=folder)
+    assert [problem.code for problem in again.problems] == ["other-widths"]
+
+
 @pytest.mark.parametrize(("spread", "prediction"), [(0.089, "epsilon"), (0.091, "v_prediction")])
 def test_what_sd2_predicts_is_guessed_as_comfyui_does_and_that_is_told(spread, prediction, tmp_path):
     tensors = weights("sd2")
