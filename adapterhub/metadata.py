@@ -7,7 +7,7 @@ filters by the exact `modelspec.architecture` strings.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -26,6 +26,7 @@ _HASHES = {"sshs_model_hash": DIGEST, _SPEC_HASH: f"0x{DIGEST}"}
 HASHED = frozenset(_HASHES)
 """Fields whose DIGEST the writer replaces by the sha256 of the tensor data."""
 
+PREDICTION = "modelspec.prediction_type"
 ENDINGS = {Kind.LORA: "/lora", Kind.EMBEDDING: "/textual-inversion", Kind.HYPERNETWORK: "/hypernetwork",
           Kind.CHECKPOINT: ""}  # fmt: skip
 """ModelSpec's endings of an architecture's id; it has none for hypernetworks, and the rule gives one."""
@@ -40,8 +41,9 @@ def renewed(metadata: Mapping[str, str], model: Architecture, title: str, kind: 
     "sdxl_…"). A1111 takes any file with metadata for SD 1 unless Kohya's two fields say something else.
     """
     fields = {name: text for name, text in metadata.items() if name not in _UNTRUE_AFTER_A_CHANGE}
-    if not _is_told(fields.get("modelspec.architecture", ""), model, kind):
-        fields["modelspec.architecture"] = f"{model.modelspec}{ENDINGS[kind]}"
+    ids = _ids(fields.get(PREDICTION), model)
+    if not _is_told(fields.get("modelspec.architecture", ""), ids, kind):
+        fields["modelspec.architecture"] = f"{ids[0]}{ENDINGS[kind]}"
     fields.setdefault("modelspec.sai_model_spec", SPEC)
     fields.setdefault("modelspec.implementation", model.told.implementation)
     fields.setdefault("modelspec.title", title)
@@ -80,9 +82,15 @@ def contradictions(metadata: Mapping[str, str], ranks: set[int], model: Architec
     return found
 
 
-def _is_told(id_: str, model: Architecture, kind: Kind) -> bool:
-    """Whether an id is one of `model`'s, spelled as Forge compares it."""
-    return id_.endswith(ENDINGS[kind]) and id_.removesuffix(ENDINGS[kind]) in model.told.modelspec
+def _ids(predicts: str | None, model: Architecture) -> Sequence[str]:
+    """ModelSpec's ids that are true of `model`; those of SD 2 say what it predicts."""
+    ids = model.told.modelspec
+    return [id_ for id_ in ids if predicts is None or id_.endswith("-v") == (predicts == "v")] or ids
+
+
+def _is_told(id_: str, ids: Sequence[str], kind: Kind) -> bool:
+    """Whether an id is one of `ids`, spelled as Forge compares it."""
+    return id_.endswith(ENDINGS[kind]) and id_.removesuffix(ENDINGS[kind]) in ids
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def describe(found: Difference) -> list[str]:
     return [
         f"{verdict}: {found.modules} modules compared, max error {number(found.max_error)}",
         *(f"  {escape(sentence)}" for sentence in found.summary),
-        *_extras(found),
+        *_beside(found),
         *_blocks(found.components),
         *_alone(found.a, found.only_in_a),
         *_alone(found.b, found.only_in_b),
@@ -52,10 +53,18 @@ def describe(found: Difference) -> list[str]:
     ]
 
 
-def _extras(found: Difference) -> Iterator[str]:
-    for path, extras in ((found.a, found.extras_in_a), (found.b, found.extras_in_b)):
-        if extras:
-            yield f"  not compared, beside the weights of {escape(path)}: {counts(extras)}"
+def _beside(found: Difference) -> Iterator[str]:
+    """What makes a difference by name, the rest by class."""
+    alone = ("only", "not compared,")
+    places = {"only_in_a": (*alone, found.a), "only_in_b": (*alone, found.b),
+              "changed": ("other bits", "not counted: other bits", "both")}  # fmt: skip
+    for fate, (differs, rest, path) in places.items():
+        there = [one for one in found.beside if one.fate == fate]
+        where = f"beside the weights of {escape(path)}"
+        if names := [escape(one.name) for one in there if one.counts]:
+            yield f"  {differs} {where}: {', '.join([*names[:SHOWN], *_more(len(names))])}"
+        if others := Counter(one.extra for one in there if not one.counts):
+            yield f"  {rest} {where}: {counts(others)}"
 
 
 def _blocks(components: list[ComponentDifference]) -> list[str]:

@@ -41,6 +41,17 @@ class ComponentDifference(BlockDifference):
     blocks: list[BlockDifference] = Field(description="its blocks, in the order of the model")
 
 
+class ExtraDifference(Document):
+    """A tensor beside the weights of whole models that is not in both with the same bits."""
+
+    name: str = Field(description="its name in a single file")
+    extra: str = Field(description="its class: marker, foreign, ema, schedule …")
+    fate: Literal["only_in_a", "only_in_b", "changed"] = Field(description="changed: both have it, with other bits")
+    counts: bool = Field(
+        description="whether the models differ by it: a marker that one lacks, other bits of what images may depend on"
+    )
+
+
 class Difference(Document):
     """How far two files do the same: `adapterhub diff`."""
 
@@ -60,9 +71,12 @@ class Difference(Document):
         default_factory=list, description="of whole models: every component and its blocks"
     )
     extras_in_a: dict[str, int] = Field(
-        default_factory=dict, description="tensors of a whole model beside its weights, by class; they are not compared"
+        default_factory=dict, description="tensors of a whole model beside its weights, by class"
     )
     extras_in_b: dict[str, int] = Field(default_factory=dict, description="the same of the second")
+    beside: list[ExtraDifference] = Field(
+        default_factory=list, description="of whole models: what stands beside the weights and is not the same in both"
+    )
 
 
 class Spectrum(Document):

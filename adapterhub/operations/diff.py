@@ -25,7 +25,8 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
 
     Algorithms that depend on the base weights are compared on those of `base` or, without one, on a stand-in of fixed
     random numbers: adapters that change that alike do the same. Of whole models the weights themselves are compared, by
-    their numbers and not their dtypes; what stands beside them is counted and no more.
+    their numbers and not their dtypes; of what stands beside them, a marker that one lacks and other bits of what images may
+    depend on are differences, and the rest is told.
     """
     with (
         open_adapter(Path(a), forgiven=_COMPARABLE) as first,
@@ -66,16 +67,21 @@ def _compared(
 
 def _of_models(a: Adapter, b: Adapter, tolerance: float) -> dict[str, Any]:
     from adapterhub.operations.checkpoint import difference
+    from adapterhub.operations.checkpoint.beside import beside
 
     found = difference.changes(a, b)
     parts = difference.components(a, b, found)
     mine, theirs = ({key for key in adapter.tensors if key.component != ASIDE} for adapter in (a, b))
+    fields = _compared(difference.gaps(found), _modules(mine - theirs), _modules(theirs - mine), tolerance)
+    extras = list(beside(a, b))
     return {
-        **_compared(difference.gaps(found), _modules(mine - theirs), _modules(theirs - mine), tolerance),
+        **fields,
+        "equal": fields["equal"] and not any(extra.counts for extra in extras),
         "summary": list(difference.sentences(a, b, found, parts, ("the first", "the second"))),
         "components": parts,
         "extras_in_a": _extras(a),
         "extras_in_b": _extras(b),
+        "beside": extras,
     }
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
-from adapterhub.errors import BrokenAdapter, UsageError
+from adapterhub.errors import BrokenAdapter, RefusedInput, UsageError
 from tests.operations.checkpoint_files import (
     CONV_IN,
     MARKERS,
@@ -190,6 +190,23 @@ def test_the_scheduler_predicts_what_markers_and_metadata_say(name, markers, met
     assert [problem.code for problem in done.problems] == ["other-widths"]
 
 
+EDM = {
+    "edm_mean": {"edm_mean": np.zeros((1, 4, 1, 1), "f4"), "edm_std": np.ones((1, 4, 1, 1), "f4")},
+    "edm_vpred.sigma_max": {"edm_vpred.sigma_max": np.array(120, "f4"), "edm_vpred.sigma_min": np.array(0.002, "f4")},
+}
+
+
+@pytest.mark.parametrize("marker", EDM)
+def test_a_model_that_is_sampled_by_edm_is_warned_of_in_a_folder_whose_scheduler_is_ours(marker, tmp_path):
+    done, folder = folder_of(tmp_path, weights("sdxl") | EDM[marker])
+    assert [(problem.code, problem.where) for problem in done.problems] == [
+        ("other-widths", ""),
+        ("scheduler-untold", marker),
+    ]
+    again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", to="diffusers", config=folder)
+    assert [problem.code for problem in again.problems] == ["other-widths"]
+
+
 @pytest.mark.parametrize(("spread", "prediction"), [(0.089, "epsilon"), (0.091, "v_prediction")])
 def test_what_sd2_predicts_is_guessed_as_comfyui_does_and_that_is_told(spread, prediction, tmp_path):
     tensors = weights("sd2")
@@ -211,6 +228,12 @@ def test_the_yaml_beside_a_file_says_what_it_predicts(line, prediction, tmp_path
     (tmp_path / "model.yaml").write_text(f"model:\n  params:\n{line}")
     _, folder = folder_of(tmp_path, tensors)
     assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
+    adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors", dtype="fp16")
+    told = adapterhub.inspect(tmp_path / "out.safetensors").metadata
+    id_, predicts = (told[f"modelspec.{name}"] for name in ("architecture", "prediction_type"))
+    assert (id_, predicts) == (
+        ("stable-diffusion-v2-768-v", "v") if prediction == "v_prediction" else ("stable-diffusion-v2-512", "epsilon")
+    )
 
 
 def test_a_folder_of_fewer_components_says_so(tmp_path):
@@ -282,3 +305,28 @@ def test_a_dtype_alone_keeps_the_layout(tmp_path):
     source = saved(tmp_path / "a.safetensors", weights("sd1"))
     done = adapterhub.convert(source, tmp_path / "b.safetensors", dtype="fp16")
     assert (done.target.layout, done.summary["cast"]) == ("single-file", len(weights("sd1")))
+
+
+SCALE = "model.diffusion_model.out.2.scale_weight"
+
+
+@pytest.mark.parametrize("asked", [
+    {"to": "diffusers"}, {"dtype": "fp16"}, {"vae_dtype": "fp16"}, {"only": "unet"}, {"vae": "plain.safetensors"},
+])  # fmt: skip
+def test_scaled_fp8_is_refused_wherever_it_would_lose_its_scales(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "plain.safetensors", weights("sd1"))
+    source = saved(tmp_path / "a.safetensors", weights("sd1") | {SCALE: np.array(3, "f4")})
+    with pytest.raises(RefusedInput, match=f"its fp8 numbers are scaled, each by a tensor such as {SCALE}"):
+        adapterhub.convert(source, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scaled_fp8_is_copied_with_its_scales_and_that_is_told(tmp_path):
+    source = saved(tmp_path / "a.safetensors", weights("sd1") | {SCALE: np.array(3, "f4")})
+    done = adapterhub.convert(source, tmp_path / "b.safetensors", prune=True)
+    assert (done.exactness, content(tmp_path / "b.safetensors")) == ("bit-exact", content(source))
+    told = adapterhub.validate(tmp_path / "b.safetensors").problems
+    assert [(problem.severity, problem.where) for problem in told if problem.code == "scaled-fp8"] == [
+        ("warning", SCALE)
+    ]

@@ -185,7 +185,7 @@ def test_a_number_that_is_none_is_never_equal(compared):
 
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-          "F8_E4M3": torch.float8_e4m3fn}  # fmt: skip
+          "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
 
 
 def lazy(tensor: torch.Tensor, dtype: str, piece: int) -> LazyTensor:
@@ -209,14 +209,15 @@ def test_sums_and_largest_values_are_those_of_float64(first, second):
 
 @pytest.mark.parametrize(("first", "second", "verdict"), [
     ("F32", "F16", "recast"), ("F16", "F32", "recast"), ("F32", "BF16", "recast"), ("F64", "F32", "recast"),
-    ("F16", "BF16", "recast"), ("F32", "F32", "identical"), ("F16", "F16", "identical"),
+    ("F16", "BF16", "recast"), ("F32", "F8_E4M3", "recast"), ("F16", "F8_E5M2", "recast"),
+    ("F32", "F32", "identical"), ("F16", "F16", "identical"),
 ])  # fmt: skip
 def test_the_same_numbers_in_two_dtypes_are_told_by_rounding(first, second, verdict):
     numbers = torch.randn(300_001, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     a = numbers.to(DTYPES[first])
-    b = (a if first == "F16" and second == "BF16" else numbers).to(DTYPES[second])
+    b = (a if (first, second) in {("F16", "BF16"), ("F16", "F8_E5M2")} else numbers).to(DTYPES[second])
     assert change(lazy(a, first, 1 << 22), lazy(b, second, 1 << 22)).verdict == verdict
-    b[-1] += 1
+    b[-1] = b[-1].double() + 1
     assert change(lazy(a, first, 1 << 22), lazy(b, second, 1 << 22)).verdict == "changed"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file as load_torch
 import adapterhub
 from adapterhub import architectures
 from adapterhub.architectures import tokenizer
-from adapterhub.errors import MalformedFile, NotAnAdapter, UnknownName, UsageError
+from adapterhub.errors import BrokenAdapter, MalformedFile, NotAnAdapter, UnknownName, UsageError
 from tests.operations.checkpoint_files import (
     FOREIGN,
     MARKERS,
@@ -93,6 +93,24 @@ def test_the_averages_reach_a_folder_as_well(model, tmp_path):
 def test_a_model_without_averages_has_none_to_give(plain, tmp_path):
     with pytest.raises(NotAnAdapter, match="no moving averages"):
         adapterhub.convert(plain, tmp_path / "out.safetensors", ema=True)
+
+
+TWICE = {"model_ema.out2bias": np.ones(2, "f4")}
+OTHER_SHAPE = {"model_ema.diffusion_modelout2bias": np.ones(3, "f4")}
+
+
+@pytest.mark.parametrize(("gone", "more", "told"), [
+    (300, {}, rf"300 of 686 weights of the UNet have no moving average: {UNET}\S+, {UNET}\S+, {UNET}\S+, …"),
+    (0, TWICE, "in two spellings: 686 as model_ema.diffusion_model.+ and 1 as model_ema.out2bias"),
+    (0, OTHER_SHAPE, rf"1 of 686 weights of the UNet have a moving average of another shape: {UNET}out.2.bias"),
+])  # fmt: skip
+def test_averages_that_are_not_one_whole_unet_are_refused(gone, more, told, tmp_path):
+    live = weights("sd1")
+    kept = dict(list(averages(live).items())[gone:])
+    source = saved(tmp_path / "model.safetensors", {**live, **kept, **more})
+    with pytest.raises(BrokenAdapter, match=told):
+        adapterhub.convert(source, tmp_path / "out.safetensors", ema=True)
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def other_vae(dtype="f4") -> Tensors:

@@ -16,6 +16,8 @@ from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
 ASIDE = "aside"
 """The component of what is kept aside; its module is its name in a single file."""
+MARKER = "marker"
+"""The class of what tells readers how the model is to be sampled."""
 POSITIONS = re.compile(r"(.*\.)?position_ids")
 """0, 1, 2 … for every text encoder; no model learns them, and old converters cast them."""
 
@@ -36,7 +38,7 @@ EXTRAS = tuple(
         ("schedule", (r"(denoiser\.sigmas|logvar|scale_factor|betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
                      r"(_prev)?|posterior_(variance|log_variance_clipped|mean_coef[12]))"), True),
         ("position-ids", POSITIONS.pattern, True),
-        ("marker", r"v_pred|ztsnr|edm_vpred\.sigma_(min|max)|edm_mean|edm_std", False),
+        (MARKER, r"v_pred|ztsnr|edm_vpred\.sigma_(min|max)|edm_mean|edm_std", False),
         ("unused-text", (r"(cond_stage_model|conditioner\.embedders\.\d)\.(model\.)?(logit_scale|text_projection|attn_mask"
                         r"|transformer\.resblocks\.\d+\..*|transformer\.text_projection\.weight)"), True),
         ("training", r"(.*\.)?(loss|perceptual_loss|discriminator)\..*|epoch|global_step", True),

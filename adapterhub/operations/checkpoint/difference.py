@@ -14,8 +14,8 @@ from adapterhub.adapter import Adapter, Key, Module
 from adapterhub.documents import BlockDifference, ComponentDifference
 from adapterhub.layouts.checkpoint.aside import weights_of
 from adapterhub.layouts.checkpoint.places import spelled
-from adapterhub.operations.casting import as_dtype
 from adapterhub.operations.compare import SAME, Gap
+from adapterhub.operations.merge.rounding import nearest
 from adapterhub.tensors import FLOATS, Buffer, LazyTensor, from_bytes, length, values
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NUMBERS = 1 << 17
 """Numbers of one step: a MiB of float64, which stays in the processor's cache."""
 _WORKERS = 2
-_CASTS = frozenset({"F16", "BF16", "F32"})
+_CASTS = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32"})
 """Dtypes that models are cast to."""
 FAR = 0.5
 """A relative change that no training makes: weights that have nothing to do with each other are √2 apart."""
@@ -78,9 +78,13 @@ def change(a: LazyTensor, b: LazyTensor) -> Change:
     if _axes(a) != _axes(b):
         return Change("reshaped", moved=math.inf, furthest=math.inf)
     if not {a.dtype, b.dtype} <= FLOATS:
-        same = a.dtype == b.dtype and all(x == y for x, y in _steps(a, b))
-        return Change("identical") if same else Change("changed", moved=math.inf, furthest=math.inf)
+        return Change("identical") if same_bytes(a, b) else Change("changed", moved=math.inf, furthest=math.inf)
     return _measured(a, b)
+
+
+def same_bytes(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors of as many numbers are of one dtype and bit for bit the same."""
+    return a.dtype == b.dtype and all(x == y for x, y in _steps(a, b))
 
 
 def _axes(tensor: LazyTensor) -> tuple[int, ...]:
@@ -133,7 +137,7 @@ def _wide(data: Buffer, dtype: str) -> np.ndarray:
 
 
 def _rounded(data: Buffer, dtype: str, to: str) -> bytes:
-    return as_dtype(_row(data, dtype), to).read()
+    return nearest(_wide(data, dtype), to).tobytes()
 
 
 def _row(data: Buffer, dtype: str) -> LazyTensor:

@@ -15,6 +15,7 @@ from adapterhub.layouts.checkpoint.places import stacks
 from adapterhub.layouts.checkpoint.scoring import misfits
 from adapterhub.layouts.identity import Identity
 from adapterhub.metadata import claimed
+from adapterhub.operations.checkpoint import scaled
 from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import LazyTensor
 
@@ -101,6 +102,9 @@ def _beside(reading: Reading) -> Iterator[Problem]:
     if strange := [name for name in extras if extra_of(name).name == "foreign"]:
         yield warning("foreign-keys", strange[0], f"{len(strange)} tensors that are no part of {reading.architecture}",
                       "They are kept; adapterhub inspect --tensors lists them.")  # fmt: skip
+    if scales := scaled.scales(extras):
+        yield warning("scaled-fp8", scales[0], scaled.told(scales[0]),
+                      "Use it as it is, in a program that knows such models.")  # fmt: skip
     if leftovers := counted["ema"] + counted["optimizer"]:
         yield warning("leftovers", "", f"{leftovers} tensors of training that no image depends on",
                       "adapterhub convert --prune leaves them out.")  # fmt: skip

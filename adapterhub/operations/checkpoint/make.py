@@ -12,10 +12,12 @@ from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
+from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
-from adapterhub.operations.checkpoint.prediction import stated
+from adapterhub.operations.checkpoint.prediction import stated, velocity
+from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
@@ -31,12 +33,15 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "reshaped": ("reshape", "reshape", "a 1×1 convolution there, a linear layer here"),
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
+_UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
 def make(opened: Source, request: Request) -> Made:
     """Every step in order, each telling the ledger."""
     ledger, tally, options = Ledger(opened.reading.places), Tally(), request.whole
     _require_meaning(request)
+    if not _is_copied(opened, request):
+        require_plain(opened, _UNSCALED)
     adapter = opened.adapter
     if options.ema:
         adapter = averages.instead(adapter, ledger)
@@ -80,13 +85,22 @@ def _require_meaning(request: Request) -> None:
                 )
 
 
+def _is_copied(opened: Source, request: Request) -> bool:
+    """Whether every weight of a single file stays as it is stored."""
+    whole = request.whole
+    changed = request.dtype or whole.vae_dtype or whole.vae or whole.only or whole.ema
+    return not changed and opened.layout is request.layout is single_file.LAYOUT
+
+
 def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
     """The model with metadata that is true of a single file; a component alone says nothing."""
     if request.whole.only is not None:
         return adapter.with_metadata({})
     fields = dict(adapter.metadata)
     if (predicts := stated(opened.package.documents)) is not None:
-        fields["modelspec.prediction_type"] = predicts
+        fields[PREDICTION] = predicts
+    elif "unet" in adapter.components() and (by_velocity := velocity(adapter, request.source)) is not None:
+        fields.setdefault(PREDICTION, "v" if by_velocity else "epsilon")
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 

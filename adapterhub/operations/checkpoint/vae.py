@@ -13,6 +13,7 @@ from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
 from adapterhub.errors import NotAnAdapter
 from adapterhub.layouts.checkpoint.aside import weights_of
+from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.tensors import LazyTensor
@@ -43,6 +44,7 @@ class Other:
 def other(path: Path, stack: ExitStack) -> Other:
     """The VAE at `path`, which is open as long as `stack`. NotAnAdapter where there is none."""
     opened = stack.enter_context(open_adapter(path, kinds=(Kind.CHECKPOINT,)))
+    require_plain(opened, "Give the fp16 or bf16 VAE that it was made of.")
     tensors = {held: tensor for held, tensor in opened.adapter.tensors.items() if held.component == VAE}
     if not tensors:
         raise NotAnAdapter(f"{path}: holds no VAE", mend="Give a VAE, or a model that has one.")

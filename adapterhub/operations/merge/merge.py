@@ -16,6 +16,7 @@ from pathlib import Path
 from adapterhub.adapter import Kind
 from adapterhub.documents import Command, Conversion
 from adapterhub.errors import UnknownName, UsageError
+from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.digests import digest_of
 from adapterhub.operations.merge import plan, recipes
 from adapterhub.operations.merge.blocks import Blocks
@@ -146,7 +147,7 @@ def _planned(base: Source, adapters: Sequence[Opened], order: Order) -> Plan:
     model = base.adapter
     plan.require_same_model(model, adapters)
     plan.require_numbers(adapters)
-    plan.require_plain(base)
+    require_plain(base, "Merge into the fp16 or bf16 model that it was made of.")
     selection = Selection(_blocks(order, model.architecture), order.include, order.exclude)
     made = Plan()
     for one in adapters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,6 @@ from adapterhub.adapter import Adapter, Key, Module, Role, Roles
 from adapterhub.algorithms import extent, fits
 from adapterhub.documents import LedgerEntry
 from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter, RefusedInput
-from adapterhub.layouts.checkpoint.aside import ASIDE
 from adapterhub.operations import values
 from adapterhub.operations.merge.strengths import Part, Selection
 from adapterhub.operations.merge.terms import BIASES, Term
@@ -22,7 +20,6 @@ _EMBEDDING = "an embedding is called by its token, and no weight of a model hold
 _ABSENT = "the base has no such module"
 _UNBIASED = "the base has no bias there"
 NOT_WANTED = "strength 0, or not selected"
-_SCALED = re.compile(r"(.*\.)?(scale_weight|weight_scale|scaled_fp8)")
 _SHOWN = 3
 
 
@@ -91,14 +88,6 @@ def require_numbers(opened: Sequence[Opened]) -> None:
     if bad:
         raise BrokenAdapter(f"{len(bad)} tensors hold values that are NaN or infinite, the first being {bad[0]}", bad,
                             mend="The training failed: get an earlier or a float32 file.")  # fmt: skip
-
-
-def require_plain(base: Source) -> None:
-    """Raises RefusedInput for a model in scaled fp8, whose stored numbers are not its weights."""
-    scaled = [key.module for key in base.adapter.tensors if key.component == ASIDE and _SCALED.fullmatch(key.module)]
-    if scaled:
-        raise RefusedInput(f"{base.package.path}: its fp8 numbers are scaled, each by a tensor such as {scaled[0]}",
-                           mend="Merge into the fp16 or bf16 model that it was made of.")  # fmt: skip
 
 
 def require_sums(plan: Plan) -> None:
