@@ -20,6 +20,8 @@ MARKER = "marker"
 """The class of what tells readers how the model is to be sampled."""
 POSITIONS = re.compile(r"(.*\.)?position_ids")
 """0, 1, 2 … for every text encoder; no model learns them, and old converters cast them."""
+_MOST = 1 << 16
+"""More than any text encoder has."""
 
 
 class Extra(NamedTuple):
@@ -61,6 +63,11 @@ def aside(name: str) -> Key:
 def are_positions(held: Key) -> bool:
     """Whether a key is that of position ids."""
     return held.component == ASIDE and POSITIONS.fullmatch(held.module) is not None
+
+
+def are_out_of_order(ids: LazyTensor) -> bool:
+    """Whether whole numbers are not 0, 1, 2 …; what no text encoder has so many of is not read."""
+    return ids.dtype == "I64" and ids.size <= _MOST and ids.read() != positions(ids.shape).read()
 
 
 def positions(shape: Shape) -> LazyTensor:

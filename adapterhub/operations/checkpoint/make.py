@@ -10,7 +10,7 @@ from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import WholeLayout
 from adapterhub.layouts.checkpoint import single_file
-from adapterhub.layouts.checkpoint.aside import ASIDE, are_positions, extra_of, positions
+from adapterhub.layouts.checkpoint.aside import ASIDE, are_out_of_order, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
@@ -22,7 +22,7 @@ from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
-from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNWANTED, Made, Request
+from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNCHECKED, UNWANTED, Made, Request
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
 _HOMELESS = f"{single_file.LAYOUT.name} has no place for this"
@@ -136,7 +136,9 @@ def _entries(beside: Sequence[Other], request: Request) -> list[LedgerEntry]:
     """What becomes of the components that are no part of the architecture."""
     if request.whole.only is not None:
         return left_out(beside, UNWANTED)
-    return left_out(beside, _HOMELESS) if request.layout is single_file.LAYOUT else carried(beside)
+    if request.layout is not single_file.LAYOUT:
+        return carried(beside)
+    return [entry for other in beside for entry in left_out([other], UNCHECKED if other.checks else _HOMELESS)]
 
 
 def _placed(
@@ -149,7 +151,7 @@ def _placed(
             homeless |= dict.fromkeys(parts, _TORN)
     losses = [(".".join(held), why) for held, why in homeless.items()]
     if request.whole.only is None:
-        losses += [(place, _HOMELESS) for other in beside for place in other.places]
+        losses += [(place, _HOMELESS) for other in beside if not other.checks for place in other.places]
     if losses and not request.allow_loss:
         raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}: {losses[0][0]} …", losses,
                               mend="--allow-loss leaves them out and lists them.")  # fmt: skip
@@ -176,13 +178,13 @@ def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
     """Position ids as whole numbers in order, which converters to half precision cast, and merges damage."""
     tensors = dict(adapter.tensors)
     for held, tensor in tensors.items():
-        if not are_positions(held):
-            continue
-        tensors[held] = right = positions(tensor.shape)
-        if tensor.dtype != right.dtype:
-            ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: position ids are 0, 1, 2 …")
-        elif tensor.read() != right.read():
-            ledger.replace([held], [held], "compute", "position ids are 0, 1, 2 …")
+        if are_positions(held) and (tensor.dtype != "I64" or are_out_of_order(tensor)):
+            tensors[held] = positions(tensor.shape)
+            what = "position ids are 0, 1, 2 …"
+            if tensor.dtype == "I64":
+                ledger.replace([held], [held], "compute", what)
+            else:
+                ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: {what}")
     return adapter.with_tensors(tensors)
 
 

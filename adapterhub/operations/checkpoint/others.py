@@ -33,6 +33,11 @@ class Other:
     files: dict[str, File] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def checks(self) -> bool:
+        """Whether it only looks at images."""
+        return self.name == "safety_checker"
+
     def take(self, name: str, file: File) -> None:
         """Takes in a file of weights."""
         stem = name.partition(".")[0]

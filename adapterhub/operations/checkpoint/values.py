@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from adapterhub.documents import Problem
 from adapterhub.layouts.base import Reading
-from adapterhub.layouts.checkpoint.aside import are_positions, positions
+from adapterhub.layouts.checkpoint.aside import are_out_of_order, are_positions
 from adapterhub.operations.problems import error, warning
 from adapterhub.operations.values import numbers
 from adapterhub.tensors import FLOATS
@@ -18,6 +18,6 @@ def value_faults(reading: Reading) -> Iterator[Problem]:
         if tensor.dtype in FLOATS and (broken := numbers(tensor).broken):
             yield error("not-finite", ".".join(held[:2]), f"{broken} numbers are NaN or infinite",
                         "The training or a merge failed, or the dtype is too small: get an earlier or a float32 file.")  # fmt: skip
-        if are_positions(held) and tensor.dtype == "I64" and tensor.read() != positions(tensor.shape).read():
+        if are_positions(held) and are_out_of_order(tensor):
             yield warning("position-ids", held.module, "position ids that are not 0, 1, 2 …: prompts are cut or shifted",
                           "adapterhub convert writes them anew.")  # fmt: skip
