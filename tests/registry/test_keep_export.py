@@ -232,5 +232,6 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
 
 
 def test_an_import_of_no_file_is_refused(tmp_path, cli):
-    assert cli("import", tmp_path / "none", "--db", tmp_path / "r.db").status in (2, 5)
+    missing = cli("import", tmp_path / "none", "--db", tmp_path / "r.db")
+    assert (missing.status, "none does not exist" in missing.err) == (2, True)
     assert cli("import", tmp_path, "--db", tmp_path / "r.db").status in (2, 5)
