@@ -134,6 +134,12 @@ def test_standard_output_has_the_same_lines(db, cli):
     assert cli("export", "--db", db).out == exported(db).read_text("ascii")
 
 
+def test_lines_on_standard_output_are_not_one_document(db, tmp_path, cli):
+    out = cli("export", "--db", db, "--json")
+    assert (out.status, out.out, "give -o FILE" in out.err) == (2, "", True)
+    assert json.loads(cli("export", "--db", db, "--json", "-o", tmp_path / "e.jsonl").out)["records"] == 8
+
+
 def test_an_export_replaces_nothing_without_force(db, tmp_path):
     (tmp_path / "e").write_bytes(b"mine")
     with pytest.raises(OutputExists):
