@@ -63,6 +63,8 @@ def _exported(target: Path | None, form: str, force: bool, db: Path | None, aske
         return
     if form != "jsonl":
         raise click.UsageError("a table is written to a file: -o FILE")
+    if as_json:
+        raise click.UsageError("--json tells of a file, and here go lines of JSON: give -o FILE, or leave it out")
     lines = exported(asked, db=db)
     while some := list(islice(lines, _AT_ONCE)):
         write("\n".join(some))

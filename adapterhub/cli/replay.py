@@ -23,13 +23,19 @@ from adapterhub.cli.terminal import columns, write, write_json
 @debug
 def command(ref: str, target: Path | None, force: bool, db: Path | None, as_json: bool) -> int:
     done = adapterhub.replay(ref, target, db=db, force=force)
-    verdict = "the same" if done.same else f"another: made by version {done.recipe.version}"
     rows = [
         ("command", done.recipe.command),
         *(("of", path) for path in done.inputs),
         ("sha256", done.found),
-        ("result", verdict),
+        ("result", "the same" if done.same else _another(done.recipe.version)),
         *([("to", done.target)] if done.target else []),
     ]
     write_json(done) if as_json else write("\n".join(columns(rows)))
     return 0 if done.same else 1
+
+
+def _another(version: str) -> str:
+    """What may have made the file another one."""
+    if version != adapterhub.__version__:
+        return f"another: made by version {version}, and this is {adapterhub.__version__}"
+    return "another: this version made it too, so that its name, the machine or the libraries were others"

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -81,6 +82,7 @@ def wanted(given: dict[str, Any]) -> Any:
     return Filter(**found)
 
 
+_FORMS = ("json", "nl", "csv")
 _OUTPUTS = (
     click.option(
         "--limit",
@@ -88,17 +90,25 @@ _OUTPUTS = (
         metavar="N",
         help=f"So many at most, 0 for all; people are shown {SHOWN}.",
     ),
-    click.option("--json", "form", flag_value="json", help="Print one JSON document."),
-    click.option("--nl", "form", flag_value="nl", help="Print one JSON document a line."),
-    click.option("--csv", "form", flag_value="csv", help="Print comma-separated values."),
+    click.option("--json", "json", is_flag=True, help="Print one JSON document."),
+    click.option("--nl", "nl", is_flag=True, help="Print one JSON document a line."),
+    click.option("--csv", "csv", is_flag=True, help="Print comma-separated values."),
 )
 
 
 def outputs(command: F) -> F:
-    """How many rows, and in which form."""
+    """How many rows, and in which `form`."""
+
+    @wraps(command)
+    def call(**given: Any) -> Any:
+        asked = [name for name in _FORMS if given.pop(name)]
+        if len(asked) > 1:
+            raise click.UsageError(f"--{asked[0]} and --{asked[1]} are two forms: give one")
+        return command(**given, form=next(iter(asked), None))
+
     for option in reversed(_OUTPUTS):
-        command = option(command)
-    return command
+        call = option(call)
+    return call  # type: ignore[return-value] # it takes the flags in place of the form
 
 
 def shown_at_most(form: str | None, limit: int | None) -> int | None:

@@ -83,16 +83,17 @@ def _called(
     **values: Any,
 ) -> int:
     from adapterhub.cli.settings import given
-    from adapterhub.train.settings import as_toml, kind_of, read, together
+    from adapterhub.train.settings import checked, kind_of, template, together
 
     how = {name: values.pop(name) for name in ("resume", "force", "db", "as_json")}
     flags = given(kind_of(technique), values)
+    told = together(config, singles, flags)
     if find_identifier:
-        return _identifiers(together(config, singles, flags), as_json=how["as_json"])
-    settings = read(technique, config, singles, flags)
+        return _identifiers(told, as_json=how["as_json"])
     if print_config:
-        write(as_toml(settings).rstrip("\n"))
+        write(template(technique, told).rstrip("\n"))
         return 0
+    settings = checked(kind_of(technique), told)
     return _rehearsed(settings, **how) if dry_run else _trained(settings, **how)
 
 

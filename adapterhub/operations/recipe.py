@@ -156,11 +156,11 @@ def _making(
         for name, value in given.items()
         if name not in _NOT_THE_RESULT
     }
-    output = _output(str(bound.arguments["target"]))
+    output = output_name(str(bound.arguments["target"]))
     return Making(command, parameters, paths, given.get("check", True), given.get("digests", True), output)
 
 
-def _output(target: str) -> str:
+def output_name(target: str) -> str:
     """The name of what is written, with a slash for a folder."""
     return named(Path(target)) + ("/" if target.endswith("/") or Path(target).is_dir() else "")
 

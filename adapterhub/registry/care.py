@@ -32,7 +32,7 @@ ASKED = (
     Asked("warning", "refused", f"SELECT path {_PRESENT} AND refused IS NOT NULL",
           "files are malformed or unsafe", "adapterhub validate FILE says why"),
     Asked("warning", "pickles", f"SELECT path {_PRESENT} AND container IN ('torch-zip', 'torch-legacy') AND refused IS NULL",
-          "files are pickles, which run code in programs that trust them", "adapterhub convert FILE -o FILE.safetensors"),
+          "files are pickles, which run code in programs that trust them", "adapterhub convert FILE -o FILE.safetensors --for kohya"),
     Asked("note", "waiting", f"SELECT path {_PRESENT} AND hashed = 0",
           "files are still to be read whole: they have no hashes yet", "adapterhub index"),
     Asked("warning", "odd-side-cars", f"SELECT path FROM facts JOIN records ON id = record_id WHERE origin = '{storing.ODD}'",

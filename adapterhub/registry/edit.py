@@ -12,7 +12,7 @@ from adapterhub.errors import NotFound, UsageError
 from adapterhub.registry import storing
 from adapterhub.registry.database import clean, transaction, writing
 from adapterhub.registry.facts import settled
-from adapterhub.registry.reference import resolve
+from adapterhub.registry.reference import is_gone, resolve
 from adapterhub.registry.show import shown
 
 if TYPE_CHECKING:
@@ -66,9 +66,8 @@ def remove(*refs: str, missing: bool = False, db: Path | str | None = None) -> l
     with writing(db) as connection, transaction(connection):
         ids = [resolve(connection, ref) for ref in refs]
         if missing:
-            ids += [
-                row[0] for row in connection.execute("SELECT id FROM records WHERE missing IS NOT NULL ORDER BY id")
-            ]
+            every = connection.execute("SELECT id FROM records ORDER BY id").fetchall()
+            ids += [record for (record,) in every if is_gone(connection, record)]
         gone = [shown(connection, one) for one in dict.fromkeys(ids)]
         connection.executemany("DELETE FROM records WHERE id = ?", [(one,) for one in dict.fromkeys(ids)])
     return gone

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import UsageError
+import adapterhub.architectures as architectures
+import adapterhub.layouts as layouts
+from adapterhub.errors import UnknownName, UsageError
 from adapterhub.registry.database import clean, legible, place, reading, within
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ _COMPARED = {"min_size": "size >= ?", "max_size": "size <= ?", "since": "modifie
 
 
 def conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[Any]]:
-    """The filter as conditions on `records`, and their parameters."""
+    """The filter as conditions on `records`, and their parameters. UnknownName for what neither we nor a record knows."""
+    _ensure_known(connection, wanted)
     asked = [row for row in (*_compared(wanted), *_traits(connection, wanted)) if row[1]]
     found, given = [condition for condition, _ in asked], [value for _, values in asked for value in values]
     if wanted.fits is not None:
@@ -87,6 +90,21 @@ def conditions(connection: sqlite3.Connection, wanted: Filter) -> tuple[list[str
         found.append(condition)
         given += folder
     return found, given
+
+
+def _ensure_known(connection: sqlite3.Connection, wanted: Filter) -> None:
+    for column, every in _KNOWN.items():
+        if not (name := _asked(getattr(wanted, column))) or name[0] in every():
+            continue
+        if connection.execute(f"SELECT 1 FROM records WHERE {column} = ? LIMIT 1", name).fetchone() is None:
+            raise UnknownName(column, name[0], every())
+
+
+_KNOWN: dict[str, Callable[[], Sequence[str]]] = {
+    "architecture": lambda: architectures.NAMES,
+    "layout": lambda: list(dict.fromkeys(layout.name for layout in layouts.every())),
+}
+"""What a record may be of; of another version it may be of more."""
 
 
 def _compared(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:

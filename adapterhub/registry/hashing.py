@@ -146,19 +146,25 @@ def _digested(task: Task) -> Digested:
 def _read(task: Task) -> Digested:
     if task.refused:
         hashes = _hashes(task)
-        return Digested(
-            task, hashes, listed({path.name: hashes[one]["sha256"] for one, (path, *_) in task.files.items()})
-        )
+        known = _whole(task, hashes)
+        if not any(known.values()):
+            return Digested(task, hashes)
+        return Digested(task, hashes, listed({path.name: told or files.sha256(path) for path, told in known.items()}))
     with files.read(task.path) as package:
         reading, _ = decoded(package, layouts.identify(package))
         whole = reading is not None and reading.kind is Kind.CHECKPOINT
         seen = Weights(reading.adapter) if whole and reading is not None and len(task.files) == 1 else None
         hashes = _hashes(task, () if seen is None else (seen,))
-        by_path = {path: hashes[one]["sha256"] for one, (path, *_) in task.files.items()}
+        by_path = _whole(task, hashes)
         digest = digest_of(package, lambda path: by_path.get(path) or files.sha256(path))
         if reading is None:
             return Digested(task, hashes, digest)
         return Digested(task, hashes, digest, fingerprint(reading.adapter, seen), sketch(reading.adapter))
+
+
+def _whole(task: Task, hashes: Mapping[int, Mapping[str, str]]) -> dict[Path, str | None]:
+    """The sha256 of every file; None of an empty one, whose hash is that of every other."""
+    return {path: hashes[one].get("sha256") for one, (path, *_) in task.files.items()}
 
 
 def _hashes(task: Task, also: Collection[Weights] = ()) -> dict[int, dict[str, str]]:

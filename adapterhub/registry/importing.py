@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adapterhub.documents import ExportedRecipe, ExportedRecord, ExportHead, Imported
-from adapterhub.errors import RefusedInput
+from adapterhub.errors import RefusedInput, UsageError
 from adapterhub.files.source import machine
 from adapterhub.registry import storing
 from adapterhub.registry.database import default_path, restored, stored, transaction, writing
@@ -41,6 +41,8 @@ _LINES: dict[str, type[ExportedRecord | ExportedRecipe | ExportHead]] = {
 def import_(source: Path | str, *, db: Path | str | None = None) -> Imported:
     """Takes the JSON lines that `export` wrote to `source` into the registry `db`. RefusedInput where a line is none of ours."""
     path = Path(source)
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", mend="Give the file that adapterhub export wrote.")
     with machine("read", path), path.open("rb") as lines, writing(db) as connection, transaction(connection):
         taken = _Taken(connection)
         for number, line in enumerate(_split(lines, path), 1):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adapterhub.registry import storing, twins
 from adapterhub.registry.database import restored, within
+from adapterhub.registry.reference import is_gone
 
 
 def note_missing(connection: sqlite3.Connection, roots: Sequence[Path], unread: Sequence[Path]) -> int:
@@ -49,7 +50,7 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
     """Makes each new record the old one at another place: its number, what the user said, when it was added."""
     done: set[int] = set()
     for old, new in pairs:
-        if old in done or new in done or not _is_gone(connection, old):
+        if old in done or new in done or not is_gone(connection, old):
             continue
         done |= {old, new}
         connection.execute(
@@ -63,9 +64,3 @@ def _adopt(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> 
         connection.execute("DELETE FROM records WHERE id = ?", (old,))
         storing.settle(connection, new)
     return len(done) // 2
-
-
-def _is_gone(connection: sqlite3.Connection, record: int) -> bool:
-    """Whether its file is missing, or lies outside of what was walked and is no longer there."""
-    row = connection.execute("SELECT path, missing FROM records WHERE id = ?", (record,)).fetchone()
-    return row["missing"] is not None or not restored(row["path"]).exists()

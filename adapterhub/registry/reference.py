@@ -31,7 +31,7 @@ def resolve(connection: sqlite3.Connection, ref: str) -> int:
 
 
 def _only(connection: sqlite3.Connection, ref: str, found: list[int]) -> int:
-    present = [one for one in found if not _is_missing(connection, one)]
+    present = [one for one in found if not is_gone(connection, one)] if len(found) > 1 else found
     chosen = present or found
     if len(chosen) == 1:
         return chosen[0]
@@ -42,8 +42,18 @@ def _only(connection: sqlite3.Connection, ref: str, found: list[int]) -> int:
     )
 
 
-def _is_missing(connection: sqlite3.Connection, record: int) -> bool:
-    return connection.execute("SELECT missing FROM records WHERE id = ?", (record,)).fetchone()[0] is not None
+def is_gone(connection: sqlite3.Connection, record: int) -> bool:
+    """Whether its file was missing when its folder was walked, or is no longer there."""
+    path, missing = connection.execute("SELECT path, missing FROM records WHERE id = ?", (record,)).fetchone()
+    if missing is not None:
+        return True
+    try:
+        restored(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # where nobody may look, nothing is known to be gone
+        pass
+    return False
 
 
 def _path(connection: sqlite3.Connection, record: int) -> str:

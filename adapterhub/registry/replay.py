@@ -15,7 +15,7 @@ from adapterhub import files
 from adapterhub.documents import Conversion, Ingredient, Recipe, Replay
 from adapterhub.errors import NotFound, OutputExists, RefusedInput
 from adapterhub.operations.digests import digest_of
-from adapterhub.operations.recipe import INPUT, as_text
+from adapterhub.operations.recipe import INPUT, as_text, output_name
 from adapterhub.registry.database import place, reading, restored
 from adapterhub.registry.reference import resolve
 
@@ -69,7 +69,8 @@ def replay(ref: str, target: Path | str | None = None, *, db: Path | str | None 
 def _recipe(connection: sqlite3.Connection, ref: str) -> tuple[str, Recipe]:
     record = resolve(connection, ref)
     row = connection.execute(
-        "SELECT recipes.* FROM recipes JOIN records ON records.sha256 = recipes.sha256 WHERE records.id = ?", (record,)
+        "SELECT recipes.*, records.path AS made FROM recipes JOIN records ON records.sha256 = recipes.sha256 WHERE records.id = ?",
+        (record,),
     ).fetchone()
     if row is None:
         raise NotFound(f"it is not recorded how {ref} was made", mend="adapterhub lineage shows what is.")
@@ -80,7 +81,8 @@ def _recipe(connection: sqlite3.Connection, ref: str) -> tuple[str, Recipe]:
                                 "makes the same bytes." if training else None)  # fmt: skip
     parents = connection.execute("SELECT * FROM parents WHERE recipe_id = ? ORDER BY place", (row["id"],)).fetchall()
     inputs = [Ingredient(name=one["name"], sha256=one["sha256"], fingerprint=one["fingerprint"]) for one in parents]
-    return row["sha256"], Recipe(command=row["command"], version=row["version"], inputs=inputs, output=row["output"],
+    output = row["output"] or output_name(str(restored(row["made"])))  # a header tells no name
+    return row["sha256"], Recipe(command=row["command"], version=row["version"], inputs=inputs, output=output,
                                  parameters=json.loads(row["parameters"]))  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def _called(recipe: Recipe, inputs: Sequence[Path], folder: Path) -> Conversion:
     module, _, name = COMMANDS[recipe.command].partition(":")
     function: Callable[..., Conversion] = getattr(import_module(module), name)
     (folder / "out").mkdir()
-    target = f"{folder}/out/{Path(recipe.output).name or 'out'}{'/' if recipe.output.endswith('/') else ''}"
+    target = f"{folder}/out/{Path(recipe.output).name}{'/' if recipe.output.endswith('/') else ''}"
     if recipe.command == "merge":  # its factors by pattern are no argument
         (folder / "recipe.json").write_text(as_text(recipe), "utf-8")
         return function(None, [], target, recipe=folder / "recipe.json")

@@ -19,7 +19,7 @@ import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Kind
 from adapterhub.documents import Ingredient
-from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedInput
+from adapterhub.errors import AdapterhubError, NotAnAdapter, NotFound, RefusedInput, UsageError
 from adapterhub.fingerprint import fingerprint
 from adapterhub.layouts.checkpoint.diffusers import FILES
 from adapterhub.operations.convert import convert
@@ -107,7 +107,7 @@ def here(source: str) -> Path:
     if (path := Path(source)).exists():
         return path
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise NotFound(
+        raise UsageError(
             f"{source}: no such file or folder", mend="Give a model's path, or its id on the Hub: USER/NAME."
         )
     try:

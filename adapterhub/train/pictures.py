@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from adapterhub.errors import MalformedFile, NotFound
+from adapterhub.errors import MalformedFile, NotFound, UsageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -47,11 +47,11 @@ class Picture:
 
 def load(folder: Path, *, captions: bool = True, side: int | None = None) -> list[Picture]:
     """The pictures in `folder` by name, not those in folders inside; `covering` the square of `side`, of which all are kept in
-    memory: 3 · side² bytes each and more. NotFound where there are none; MalformedFile for one that cannot be decoded or is too
+    memory: 3 · side² bytes each and more. UsageError without the folder; NotFound where there are none; MalformedFile for one that cannot be decoded or is too
     small. An empty caption counts for none.
     """
     if not folder.is_dir():
-        raise NotFound(f"{folder}: no such folder", mend="Give the folder that the pictures lie in.")
+        raise UsageError(f"{folder}: no such folder", mend="Give the folder that the pictures lie in.")
     there = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if other := next((path for path in there if path.suffix.lower() in _OTHER), None):
         raise MalformedFile(other, "picture", "pictures of this kind are not read", mend="Save it as a PNG or JPEG, or take it out.")  # fmt: skip

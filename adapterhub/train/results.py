@@ -151,6 +151,7 @@ def report(made: Made, targets: Sequence[Target]) -> Training:
         ]
         state.remove(folder)
     loop.accelerator.wait_for_everyone()
+    found = [*small(loop), *made.problems, *(one for target in targets for one in validate(target.path).problems)]
     return Training(
         technique=made.technique,
         base=Source(path=loop.settings.base, sha256=loop.base.ingredient.sha256),
@@ -161,7 +162,7 @@ def report(made: Made, targets: Sequence[Target]) -> Training:
         images=len(loop.concepts[0].pictures),
         processes=loop.processes,
         samples=[str(path) for path in pictures],
-        problems=[*small(loop), *made.problems, *(one for target in targets for one in validate(target.path).problems)],
+        problems=list(dict.fromkeys(found)),
         recipe=made.recipe,
         seconds=round(time.perf_counter() - loop.began, 3),
     )

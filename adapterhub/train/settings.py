@@ -14,6 +14,8 @@ from adapterhub.documents import TrainingSettings
 from adapterhub.errors import UnknownName, UsageError
 
 CONFIG = "config.toml"
+_ANY = "<x>"
+"""What every setting that must be given may be."""
 PRIVATE = frozenset({"base", "images", "output", "class_images"})
 """Settings that are paths, which files that travel do not tell."""
 _TITLES = {
@@ -124,6 +126,15 @@ def as_toml(settings: TrainingSettings) -> str:
     """A file that `--config` reads as the same settings."""
     given = settings.model_dump(mode="json", exclude_none=True)
     return "".join(f"{name} = {_value(value)}\n" for name, value in given.items())
+
+
+def template(technique: str, told: Mapping[str, Any]) -> str:
+    """`as_toml` of what was told so far; what must be given, and is not, stands there as comments that say what it is."""
+    kind = kind_of(technique)
+    missing = [name for name, field in kind.model_fields.items() if field.is_required() and name not in told]
+    lines = as_toml(checked(kind, {**told, **dict.fromkeys(missing, _ANY)})).splitlines(keepends=True)
+    open_ = {name: f'# {name} = ""  # {kind.model_fields[name].description}\n' for name in missing}
+    return "".join(open_.get(line.partition(" = ")[0], line) for line in lines)
 
 
 def _value(value: Any) -> str:

@@ -40,6 +40,23 @@ def test_every_setting_has_a_flag_with_its_description_unit_source_and_default(t
             assert " ".join(str(part).split()) in text, name
 
 
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_template_is_printed_without_what_must_be_given(technique: str, cli: Cli, tmp_path: Path) -> None:
+    done = cli("train", technique, "--print-config", "--steps", "7")
+    assert (done.status, done.err) == (0, "")
+    assert (
+        '# base = ""  # the model to train on: a diffusers folder, a single file, or a Hub id' in done.out.splitlines()
+    )
+    assert tomllib.loads(done.out)["steps"] == 7
+    filled = tmp_path / "run.toml"
+    filled.write_text(re.sub(r'^# (\w+) = ""', r'\1 = "<x>"', done.out, flags=re.MULTILINE), "utf-8")
+    assert read(technique, filled).steps == 7
+
+
+def test_a_template_of_what_is_wrong_is_refused(cli: Cli) -> None:
+    assert cli("train", "lora", "--print-config", "--steps", "0").status == 2
+
+
 def test_a_flag_counts_before_a_single_value_and_that_before_the_file(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,22 @@ def test_all_that_are_missing_are_forgotten_together(db):
     adapterhub.index(db=db)
     assert [one.name for one in adapterhub.remove(missing=True, db=db)] == ["style"]
     assert adapterhub.remove(missing=True, db=db) == []
+
+
+def test_what_was_deleted_since_the_last_index_is_missing_too(db):
+    (db.parent / "style.safetensors").unlink()
+    assert [one.name for one in adapterhub.remove(missing=True, db=db)] == ["style"]
+    assert [one.name for one in adapterhub.list(db=db)] == ["other"]
+
+
+def test_a_name_means_the_file_that_is_still_there(db):
+    (db.parent / "kept").mkdir()
+    shutil.copy(db.parent / "style.safetensors", db.parent / "kept" / "style.safetensors")
+    adapterhub.index(db=db)
+    with pytest.raises(UsageError, match="may be any of"):
+        adapterhub.show("style", db=db)
+    (db.parent / "style.safetensors").unlink()
+    assert Path(adapterhub.show("style", db=db).path).parent.name == "kept"
 
 
 def test_the_command_line_does_the_same(cli, db):

@@ -188,6 +188,12 @@ class TestForms:
         assert [row["name"] for row in rows] == ["broken", "cats", "dogs", "ocean_wave"]
         assert rows[1]["words"] == "catstyle, fluffy"
 
+    @pytest.mark.parametrize("forms", [("--json", "--csv"), ("--nl", "--json"), ("--csv", "--nl")])
+    def test_two_forms_are_wrong_usage(self, cli, db, forms):
+        for words in (("list",), ("search", "cats")):
+            out = cli(*words, "--db", db, *forms)
+            assert (out.status, out.out) == (2, "")
+
     def test_nothing_found_is_status_1(self, cli, db):
         assert [
             cli("search", "elephants", "--db", db, *form).status for form in ((), ("--json",), ("--nl",), ("--csv",))
@@ -215,6 +221,15 @@ class TestForms:
     )
     def test_what_no_filter_takes_is_wrong_usage(self, cli, db, given):
         assert cli("list", "--db", db, *given).status == 2
+
+    @pytest.mark.parametrize(("option", "known"), [("--architecture", "sdxl"), ("--layout", "kohya")])
+    def test_an_unknown_name_is_wrong_usage_with_the_known_ones(self, cli, db, option, known):
+        for words in (("list",), ("search", "cats"), ("export",)):
+            out = cli(*words, "--db", db, option, "nope")
+            assert (out.status, out.out) == (2, "")
+            assert f"unknown {option[2:]} 'nope'" in out.err
+            assert known in out.err
+        assert cli("list", "--db", db, option, known).status == 0
 
     def test_no_registry_is_wrong_usage_and_none_is_made(self, cli, tmp_path):
         out = cli("list", "--db", tmp_path / "none.db")

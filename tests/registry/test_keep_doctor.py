@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import adapterhub
 from adapterhub.documents import Finding
 from adapterhub.registry.database import VERSION
-from tests.registry.libraries import adapter, said
+from tests.operations.merge_files import base
+from tests.registry.libraries import adapter, embedding, said
 
 
 @pytest.fixture
@@ -48,6 +50,18 @@ def test_a_sound_registry_has_no_findings(db, cli):
     assert (found.exists, found.version, found.records, found.findings) == (True, VERSION, 3, [])
     outcome = cli("doctor", "--db", db)
     assert (outcome.status, outcome.out.splitlines()[-1]) == (0, "all is well")
+
+
+@pytest.mark.parametrize("kind", ["lora", "embedding", "checkpoint"])
+def test_pickles_are_mended_by_the_command_that_is_told(kind, tmp_path, cli):
+    made = {"lora": adapter, "embedding": embedding, "checkpoint": base}[kind](tmp_path / "m.safetensors")
+    pickled = tmp_path / "library" / "m.pt"
+    pickled.parent.mkdir()
+    torch.save(load_file(made), pickled)
+    adapterhub.index(pickled.parent, db=tmp_path / "r.db")
+    command, *words = codes(tmp_path / "r.db")["pickles"].mend.replace("FILE", str(pickled)).split()
+    assert (command, cli(*words).status) == ("adapterhub", 0)
+    assert adapterhub.inspect(f"{pickled}.safetensors").container == "safetensors"
 
 
 def test_where_there_is_no_registry_that_is_said(tmp_path, cli):

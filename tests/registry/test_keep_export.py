@@ -134,6 +134,12 @@ def test_standard_output_has_the_same_lines(db, cli):
     assert cli("export", "--db", db).out == exported(db).read_text("ascii")
 
 
+def test_lines_on_standard_output_are_not_one_document(db, tmp_path, cli):
+    out = cli("export", "--db", db, "--json")
+    assert (out.status, out.out, "give -o FILE" in out.err) == (2, "", True)
+    assert json.loads(cli("export", "--db", db, "--json", "-o", tmp_path / "e.jsonl").out)["records"] == 8
+
+
 def test_an_export_replaces_nothing_without_force(db, tmp_path):
     (tmp_path / "e").write_bytes(b"mine")
     with pytest.raises(OutputExists):
@@ -232,5 +238,6 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, monkeypatch):
 
 
 def test_an_import_of_no_file_is_refused(tmp_path, cli):
-    assert cli("import", tmp_path / "none", "--db", tmp_path / "r.db").status in (2, 5)
+    missing = cli("import", tmp_path / "none", "--db", tmp_path / "r.db")
+    assert (missing.status, "none does not exist" in missing.err) == (2, True)
     assert cli("import", tmp_path, "--db", tmp_path / "r.db").status in (2, 5)

@@ -96,6 +96,13 @@ def test_diffusers_predicts_with_the_file_what_training_did_and_with_scale_0_wha
     torch.testing.assert_close(predicted(pipe.unet, pipe.text_encoder), made.before, rtol=0, atol=1e-6)
 
 
+def test_what_is_odd_about_an_adapter_is_told_once_for_all_of_its_files(trained):
+    told = trained("plain").report
+    assert len(told.files) > 1
+    assert "other-widths" in [problem.code for problem in told.problems]
+    assert len(set(told.problems)) == len(told.problems)
+
+
 def latents(pipe: Any) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
     drawn: torch.Tensor = pipe("a sks cat", num_inference_steps=2, height=32, width=32, output_type="latent",

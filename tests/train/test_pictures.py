@@ -210,7 +210,7 @@ def test_a_caption_that_cannot_be_used_is_named(name: str, folder: Path) -> None
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no pictures in it"):
         load(tmp_path)
-    with pytest.raises(NotFound, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         load(tmp_path / "nowhere")
 
 
@@ -242,7 +242,7 @@ def test_a_base_that_is_none_is_refused_before_the_first_step(
 ) -> None:
     refused(RefusedInput, "no whole model", style, pictures, tmp_path / "out")
     refused(RefusedInput, "architecture sdxl-refiner, and this trainer knows sd1, sd2, sdxl", base_of("sdxl-refiner"), pictures, tmp_path / "out")  # fmt: skip
-    refused(NotFound, "no such file or folder", tmp_path / "nowhere", pictures, tmp_path / "out")
+    refused(UsageError, "no such file or folder", tmp_path / "nowhere", pictures, tmp_path / "out")
     refused(NotFound, "neither a path nor a model that can be had from the Hub", Path("nobody/nothing"), pictures, tmp_path / "out")  # fmt: skip
     (tmp_path / "text.safetensors").write_text("not a model")
     refused(MalformedFile, "text.safetensors", tmp_path / "text.safetensors", pictures, tmp_path / "out")
