@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import NotFound, UsageError
 from adapterhub.registry import storing
-from adapterhub.registry.database import clean, transaction, writing
+from adapterhub.registry.database import clean, restored, transaction, writing
 from adapterhub.registry.facts import settled
 from adapterhub.registry.reference import is_gone, resolve
 from adapterhub.registry.show import shown
@@ -62,12 +62,15 @@ def alias(ref: str, *names: str, remove: Sequence[str] = (), db: Path | str | No
 
 
 def remove(*refs: str, missing: bool = False, db: Path | str | None = None) -> list[Record]:
-    """Forgets records, and all that was said about them; with `missing` those whose files are gone. Files stay as they are."""
+    """Forgets records, and all that was said about them; with `missing` those whose files are gone from folders that are there: a
+    disk that is not mounted may come back. Files stay as they are.
+    """
     with writing(db) as connection, transaction(connection):
         ids = [resolve(connection, ref) for ref in refs]
         if missing:
-            every = connection.execute("SELECT id FROM records ORDER BY id").fetchall()
-            ids += [record for (record,) in every if is_gone(connection, record)]
+            rows = connection.execute("SELECT id, path, missing FROM records ORDER BY id").fetchall()
+            ids += [record for record, path, noted in rows
+                    if noted is not None or (is_gone(connection, record) and restored(path).parent.is_dir())]  # fmt: skip
         gone = [shown(connection, one) for one in dict.fromkeys(ids)]
         connection.executemany("DELETE FROM records WHERE id = ?", [(one,) for one in dict.fromkeys(ids)])
     return gone

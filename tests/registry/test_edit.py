@@ -102,6 +102,14 @@ def test_what_was_deleted_since_the_last_index_is_missing_too(db):
     assert [one.name for one in adapterhub.list(db=db)] == ["other"]
 
 
+def test_what_lies_on_a_disk_that_is_not_mounted_is_kept(db):
+    (db.parent / "disk").mkdir()
+    shutil.copy(db.parent / "style.safetensors", db.parent / "disk" / "away.safetensors")
+    adapterhub.index(db.parent / "disk", db=db)
+    (db.parent / "disk").rename(db.parent.parent / "unmounted")
+    assert adapterhub.remove(missing=True, db=db) == []
+
+
 def test_a_name_means_the_file_that_is_still_there(db):
     (db.parent / "kept").mkdir()
     shutil.copy(db.parent / "style.safetensors", db.parent / "kept" / "style.safetensors")
