@@ -102,9 +102,8 @@ def _header(known: Tensors | None, text: str, data_size: int, path: Path | str, 
 def in_order(tensors: Mapping[str, LazyTensor]) -> list[tuple[str, LazyTensor]]:
     """Tensors as safetensors writes them: dtypes from the widest down, then names. UsageError for a dtype it lacks."""
     if strays := [name for name, tensor in tensors.items() if tensor.dtype not in _ORDER]:
-        dtype = tensors[strays[0]].dtype
         raise UsageError(
-            f"safetensors has no {dtype}, which {len(strays)} tensors have: {shown(strays[0])}",
+            f"safetensors has no {tensors[strays[0]].dtype}, which {len(strays)} tensors have: {shown(strays[0])}",
             mend="Write a file of torch, or give these tensors another dtype first.",
         )
     return sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype], item[0]))
@@ -147,6 +146,8 @@ def _refuse_head(head: bytes, size: int, count: int, path: Path | str) -> NoRetu
         _refuse(path, kind.rule, kind.message, kind.mend)
     if size < PREFIX:
         _refuse(path, "too-short", f"{size} bytes; a safetensors file has at least 8")
+    if count > FORMAT_HEADER_BYTES and head[PREFIX : PREFIX + 1] != b"{":
+        _refuse(path, "header-length", "no file of a kind that is known here", "Give a file of a model or an adapter.")
     if count > FORMAT_HEADER_BYTES:
         _refuse(path, "header-length", f"no safetensors file: a header of {count} bytes, above the format's 100 MB")
     if count:

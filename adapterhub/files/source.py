@@ -53,11 +53,13 @@ class Source:
         self.size = opened.st_size
 
     def _require_regular(self, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            self.close()
-            raise MalformedFile(
-                self.path, "not-a-regular-file", "this is no regular file", mend="Give a file, or a copy of the stream."
-            )
+        if stat.S_ISREG(found.st_mode):
+            return
+        self.close()
+        message, mend = "this is no regular file", "Give a file, or a copy of the stream."
+        if stat.S_ISDIR(found.st_mode):
+            message, mend = "this is a folder, and a file is wanted", "Give a file that lies in it."
+        raise MalformedFile(self.path, "not-a-regular-file", message, mend=mend)
 
     def read(self, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; a file that has become shorter is refused."""

@@ -192,6 +192,19 @@ def test_a_malformed_file_is_refused_by_the_name_of_the_rule(tmp_path: Path, wha
     assert caught.value.exit_status == 3
 
 
+@pytest.mark.parametrize("name", ["README.md", "noise.bin", "noise.safetensors"])
+def test_bytes_of_no_known_kind_are_not_called_a_damaged_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"# A model card of an adapter\n" * 9)
+    with pytest.raises(MalformedFile, match="no file of a kind that is known here") as caught:
+        files.read(path)
+    assert "damaged" not in str(caught.value)
+    path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(MalformedFile, match="a header of 1152921504606846976 bytes") as caught:
+        files.read(path)
+    assert "The file is damaged" in str(caught.value)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_torch_pickle_under_the_name_of_a_safetensors_file_is_refused(tmp_path: Path, old: bool) -> None:
     path = tmp_path / "file.safetensors"

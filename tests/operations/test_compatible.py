@@ -157,6 +157,12 @@ def test_a_command_that_needs_no_base_makes_the_reader_load_all_of_it(path, tmp_
         assert after.status == "loads" or codes(after).keys() == {"bundled-embedding"}, (verdict, after)
 
 
+@pytest.mark.parametrize("algorithm", ["loha", "lokr"])
+def test_what_is_a_lora_exactly_needs_neither_rank_nor_base_for_diffusers(algorithm):
+    mend = told(FIXTURES / f"kohya/sd1-{algorithm}.safetensors", "diffusers").mend
+    assert mend.endswith(" --as lora --for diffusers")
+
+
 MADE = {
     "dora": ("a1111", {"lora_down.weight": (1, 2), "lora_up.weight": (2, 1), "dora_scale": (2, 1)}, "--as full"),
     "ia3": ("diffusers", {"weight": (2,), "on_input": ()}, "--as lora --rank 64"),

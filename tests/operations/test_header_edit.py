@@ -161,7 +161,7 @@ def test_other_containers_are_refused_with_the_way_out(name, request):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(MalformedFile):
+    with pytest.raises(MalformedFile, match="a folder, and a file is wanted\nGive a file that lies in it"):
         adapterhub.metadata(tmp_path, set={"a": "b"})
 
 
