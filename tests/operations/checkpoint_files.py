@@ -7,10 +7,12 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+import adapterhub
 from adapterhub import architectures
 
 Tensors = dict[str, np.ndarray]
@@ -116,3 +118,27 @@ def empty(path: Path, shapes: Mapping[str, Iterable[int]], dtype: str = "F8_E4M3
         stream.write(struct.pack("<Q", len(text)) + text)
         stream.truncate(8 + len(text) + end)
     return path
+
+
+def document(folder: Path, name: str) -> Any:
+    """A JSON document of a folder."""
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+def folder_of(tmp_path: Path, tensors: Tensors, metadata=None, **asked):
+    source = saved(tmp_path / "model.safetensors", tensors, metadata)
+    return adapterhub.convert(source, tmp_path / "folder", to="diffusers", **asked), tmp_path / "folder"
+
+
+def full(path: Path) -> Path:
+    """An SD 1 file with averages, a schedule, position ids and strangers."""
+    tensors = weights("sd1")
+    return saved(path, {**tensors, **averages(tensors), **schedule(), **positions("sd1"), **FOREIGN, **MARKERS})
+
+
+def stored(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (str(tensor.dtype), tensor.shape, tensor.tobytes()) for name, tensor in tensors.items()}
+
+
+def drops(done):
+    return {place: entry.reason for entry in done.entries if entry.action == "drop" for place in entry.source}

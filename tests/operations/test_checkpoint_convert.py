@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +14,10 @@ from adapterhub import architectures
 from adapterhub.errors import BrokenAdapter, RefusedInput, UsageError
 from tests.operations.checkpoint_files import (
     CONV_IN,
-    MARKERS,
-    UNET,
-    Tensors,
     content,
+    document,
     folder_content,
+    folder_of,
     positions,
     saved,
     schedule,
@@ -27,16 +25,6 @@ from tests.operations.checkpoint_files import (
 )
 
 CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-
-
-def document(folder: Path, name: str):
-    return json.loads((folder / name).read_text("utf-8"))
-
-
-def folder_of(tmp_path: Path, tensors: Tensors, metadata=None, **asked):
-    source = saved(tmp_path / "model.safetensors", tensors, metadata)
-    return adapterhub.convert(source, tmp_path / "folder", to="diffusers", **asked), tmp_path / "folder"
 
 
 @pytest.mark.parametrize("name", CLIP)
@@ -173,69 +161,6 @@ def test_a_folder_says_which_pipeline_opens_it(name, channels, pipeline, tmp_pat
     assert held == {path.name for path in folder.iterdir() if path.is_dir()}
 
 
-VELOCITY = [
-    ("sdxl", MARKERS, {}, "v_prediction"), ("sdxl", {}, {}, "epsilon"),
-    ("sd1", {}, {"modelspec.prediction_type": "v"}, "v_prediction"), ("sd1", MARKERS, {}, "v_prediction"),
-    ("sd2", {}, {"modelspec.predict_key": "epsilon"}, "epsilon"),
-    ("sd2", {}, {"modelspec.architecture": "stable-diffusion-v2-768-v"}, "v_prediction"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "markers", "metadata", "prediction"), VELOCITY)
-def test_the_scheduler_predicts_what_markers_and_metadata_say(name, markers, metadata, prediction, tmp_path):
-    done, folder = folder_of(tmp_path, {**weights(name, "f2"), **markers}, metadata)
-    scheduler = document(folder, "scheduler/scheduler_config.json")
-    assert scheduler["prediction_type"] == prediction
-    assert scheduler.get("rescale_betas_zero_snr", False) == (name == "sdxl" and bool(markers))
-    assert [problem.code for problem in done.problems] == ["other-widths"]
-
-
-EDM = {
-    "edm_mean": {"edm_mean": np.zeros((1, 4, 1, 1), "f4"), "edm_std": np.ones((1, 4, 1, 1), "f4")},
-    "edm_vpred.sigma_max": {"edm_vpred.sigma_max": np.array(120, "f4"), "edm_vpred.sigma_min": np.array(0.002, "f4")},
-}
-
-
-@pytest.mark.parametrize("marker", EDM)
-def test_a_model_that_is_sampled_by_edm_is_warned_of_in_a_folder_whose_scheduler_is_ours(marker, tmp_path):
-    done, folder = folder_of(tmp_path, weights("sdxl") | EDM[marker])
-    assert [(problem.code, problem.where) for problem in done.problems] == [
-        ("other-widths", ""),
-        ("scheduler-untold", marker),
-    ]
-    again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", to="diffusers", config=folder)
-    assert [problem.code for problem in again.problems] == ["other-widths"]
-
-
-@pytest.mark.parametrize(("spread", "prediction"), [(0.089, "epsilon"), (0.091, "v_prediction")])
-def test_what_sd2_predicts_is_guessed_as_comfyui_does_and_that_is_told(spread, prediction, tmp_path):
-    tensors = weights("sd2")
-    tensors[TELLING] = np.float32([spread, -spread])  # whose standard deviation is `spread`
-    done, folder = folder_of(tmp_path, tensors)
-    assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
-    assert [problem.code for problem in done.problems] == ["other-widths", "prediction-guessed"]
-    asked = {"to": "diffusers", "config": folder}
-    again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", **asked)
-    assert [problem.code for problem in again.problems] == ["other-widths"]  # the folder says it
-
-
-@pytest.mark.parametrize(
-    ("line", "prediction"), [('    parameterization: "v"\n', "v_prediction"), ("x: 1\n", "epsilon")]
-)
-def test_the_yaml_beside_a_file_says_what_it_predicts(line, prediction, tmp_path):
-    tensors = weights("sd2")
-    tensors[TELLING] = np.float32([0.5, -0.5]) if prediction == "epsilon" else np.float32([0, 0])
-    (tmp_path / "model.yaml").write_text(f"model:\n  params:\n{line}")
-    _, folder = folder_of(tmp_path, tensors)
-    assert document(folder, "scheduler/scheduler_config.json")["prediction_type"] == prediction
-    adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "out.safetensors", dtype="fp16")
-    told = adapterhub.inspect(tmp_path / "out.safetensors").metadata
-    id_, predicts = (told[f"modelspec.{name}"] for name in ("architecture", "prediction_type"))
-    assert (id_, predicts) == (
-        ("stable-diffusion-v2-768-v", "v") if prediction == "v_prediction" else ("stable-diffusion-v2-512", "epsilon")
-    )
-
-
 def test_a_folder_of_fewer_components_says_so(tmp_path):
     _, folder = folder_of(tmp_path, {place: tensor for place, tensor in weights("sd1").items() if "cond_stage" not in place})  # fmt: skip
     index = document(folder, "model_index.json")
@@ -281,13 +206,6 @@ def test_no_input_is_ever_overwritten(tmp_path):
     with pytest.raises(UsageError, match="never overwritten"):
         adapterhub.convert(model, vae, vae=vae, force=True)
     assert vae.read_bytes() == before
-
-
-def test_what_the_scheduler_of_a_folder_says_is_told_in_a_single_file(tmp_path):
-    saved(tmp_path / "a.safetensors", {**weights("sdxl"), "v_pred": np.zeros(0, np.float32)})
-    adapterhub.convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
-    adapterhub.convert(tmp_path / "folder", tmp_path / "b.safetensors", to="single-file")
-    assert adapterhub.inspect(tmp_path / "b.safetensors").metadata["modelspec.prediction_type"] == "v"
 
 
 def test_a_model_with_missing_modules_is_converted_only_on_demand(tmp_path):

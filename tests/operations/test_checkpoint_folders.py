@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import adapterhub
 from adapterhub.errors import UsageError
-from tests.operations.checkpoint_files import Tensors, content, saved, weights
+from tests.operations.checkpoint_files import Tensors, content, document, saved, weights
 
 VOCABULARY = {"vocab": {"cat</w>": 1, "dog</w>": 0}, "type": "BPE"}
 
@@ -26,10 +26,6 @@ def plain(tmp_path: Path) -> Path:
 def folder(plain: Path, tmp_path: Path) -> Path:
     adapterhub.convert(plain, tmp_path / "folder", to="diffusers")
     return tmp_path / "folder"
-
-
-def document(folder: Path, name: str):
-    return json.loads((folder / name).read_text("utf-8"))
 
 
 def write(path: Path, told: object) -> None:
