@@ -73,7 +73,7 @@ class Wish:
             work, into = Kind.EMBEDDING, Kind.EMBEDDING
         else:
             work, into = kind, self._into(kind)
-        self._require_meant(work)
+        self._require_meant(work, into)
         layout, container = self._layout(into, own)
         if self.image is not None and container not in (PNG, WEBP):
             raise UsageError(f"{layout.name} is not written onto a picture", mend="--image goes with --to a1111-image.")
@@ -93,14 +93,14 @@ class Wish:
             self.whole,
         )
 
-    def _require_meant(self, kind: Kind) -> None:
-        """Raises UsageError for options that are for sources of another kind."""
-        for option, given, meant in (
-            ("--as", self.algorithm is not None, Kind.LORA),
-            ("--token", self.token is not None, Kind.EMBEDDING),
-            ("--fit", self.fit, Kind.HYPERNETWORK),
+    def _require_meant(self, kind: Kind, into: Kind) -> None:
+        """Raises UsageError for options that are for what is made of another kind, or is of another kind."""
+        for option, given, is_kind, meant in (
+            ("--as", self.algorithm is not None, into, Kind.LORA),  # a hypernetwork may become one
+            ("--token", self.token is not None, kind, Kind.EMBEDDING),
+            ("--fit", self.fit, kind, Kind.HYPERNETWORK),
         ):
-            if given and kind is not meant:
+            if given and is_kind is not meant:
                 raise UsageError(f"{option} is for the kind {meant}, and {self.source} is of kind {kind}",
                                  mend=f"Leave out {option}.")  # fmt: skip
 
