@@ -1,4 +1,4 @@
-"""Small SD 1 LoRAs in Kohya's layout, sound as they come, to be broken in one way by a test."""
+"""Small SD 1 LoRAs in Kohya's layout, sound as they come, to be broken in one way by a test; and whole models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from adapterhub.documents import Validation
 from adapterhub.operations.validate import validate
+from tests.operations.checkpoint_files import full, saved, weights
 
 BLOCKS = [f"down_blocks.{block}.attentions.{number}" for block in range(3) for number in range(2)] + [
     f"up_blocks.{block}.attentions.{number}" for block in range(1, 4) for number in range(3)
@@ -66,3 +67,15 @@ def lora_file(tmp_path: Path) -> Callable[..., Path]:
 def checked(lora_file: Callable[..., Path]) -> Callable[..., Validation]:
     """`checked(tensors, metadata)`: what `validate` says of them."""
     return lambda tensors, metadata=None, base=None: validate(lora_file(tensors, metadata), base=base)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An SD 1 file with everything that stands beside weights."""
+    return full(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """One with its weights alone."""
+    return saved(tmp_path / "plain.safetensors", weights("sd1"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -16,24 +14,11 @@ from tests.operations.checkpoint_files import (
     averages,
     content,
     drops,
-    full,
     saved,
     schedule,
     stored,
     weights,
 )
-
-VAE = "first_stage_model."
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return full(tmp_path / "model.safetensors")
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    return saved(tmp_path / "plain.safetensors", weights("sd1"))
 
 
 @pytest.mark.parametrize(("name", "start"), [("sd1", "model."), ("sd1", UNET), ("sdxl", "model.")])

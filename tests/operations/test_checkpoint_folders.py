@@ -18,11 +18,6 @@ VOCABULARY = {"vocab": {"cat</w>": 1, "dog</w>": 0}, "type": "BPE"}
 
 
 @pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    return saved(tmp_path / "plain.safetensors", weights("sd1"))
-
-
-@pytest.fixture
 def folder(plain: Path, tmp_path: Path) -> Path:
     adapterhub.convert(plain, tmp_path / "folder", to="diffusers")
     return tmp_path / "folder"

@@ -25,7 +25,6 @@ from tests.operations.checkpoint_files import (
     content,
     drops,
     folder_content,
-    full,
     positions,
     saved,
     schedule,
@@ -34,16 +33,6 @@ from tests.operations.checkpoint_files import (
 )
 
 VAE = "first_stage_model."
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return full(tmp_path / "model.safetensors")
-
-
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    return saved(tmp_path / "plain.safetensors", weights("sd1"))
 
 
 def test_pruning_leaves_out_what_only_training_needs_and_nothing_else(model, tmp_path):

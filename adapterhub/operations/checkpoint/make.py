@@ -145,18 +145,17 @@ def _placed(
     adapter: Adapter, layout: WholeLayout, request: Request, ledger: Ledger, beside: Sequence[Other]
 ) -> Adapter:
     """The model less what a single file has no place for; LossyConversion unless --allow-loss."""
-    homeless = {held: _HOMELESS for held in adapter.tensors if layout.place(held, adapter) is None}
-    for row, parts in stacks(adapter.tensors, adapter.architecture):
-        if len(parts) < len(row.tensors):
-            homeless |= dict.fromkeys(parts, _TORN)
-    losses = [(".".join(held), why) for held, why in homeless.items()]
+    torn = (parts for row, parts in stacks(adapter.tensors, adapter.architecture) if len(parts) < len(row.tensors))
+    gone = {_HOMELESS: [held for held in adapter.tensors if layout.place(held, adapter) is None],
+            _TORN: [held for parts in torn for held in parts]}  # fmt: skip
+    losses = [(".".join(held), why) for why, keys in gone.items() for held in keys]
     if request.whole.only is None:
         losses += [(place, _HOMELESS) for other in beside if not other.checks for place in other.places]
     if losses and not request.allow_loss:
         raise LossyConversion(f"{layout.name} cannot hold {len(losses)} tensors of {request.source}: {losses[0][0]} …", losses,
                               mend="--allow-loss leaves them out and lists them.")  # fmt: skip
-    for why in (_HOMELESS, _TORN):
-        adapter = _without(adapter, ledger, {held for held, one in homeless.items() if one == why}.__contains__, why)
+    for why, keys in gone.items():
+        adapter = _without(adapter, ledger, frozenset(keys).__contains__, why)
     return adapter
 
 
