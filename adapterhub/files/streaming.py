@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from threading import Condition, Lock, Thread
 from types import TracebackType
+from typing import Protocol
 
 from adapterhub.files.progress import tell
 from adapterhub.files.safetensors import shown
@@ -82,6 +83,19 @@ class Follower:
         with self._told:
             self._told.wait_for(lambda: self._ended or self._end - self._at >= PIECE)
             return min(PIECE, self._end - self._at)
+
+
+class Sink(Protocol):
+    """What takes the bytes of tensors, one behind the other."""
+
+    def put(self, chunk: Buffer) -> None:
+        """Takes bytes, which are not changed before the `end`."""
+
+    def copy(self, run: Range) -> None:
+        """Takes a run of bytes of another file."""
+
+    def end(self) -> None:
+        """Has taken all: now they are written."""
 
 
 class Stream:
@@ -162,20 +176,20 @@ def write_all(descriptor: int, data: Buffer) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def put_tensor(name: str, tensor: LazyTensor, stream: Stream) -> None:
+def put_tensor(name: str, tensor: LazyTensor, sink: Sink) -> None:
     """Writes the bytes of `tensor`. ValueError if they are not as many as it promises."""
     if isinstance(tensor.chunks, Range) and tensor.nbytes == tensor.chunks.length > _GATHERED:
-        stream.copy(tensor.chunks)
+        sink.copy(tensor.chunks)
         return
     for chunk in whole(name, tensor):
-        stream.put(chunk)
+        sink.put(chunk)
 
 
-def put_all(tensors: Iterable[tuple[str, LazyTensor]], stream: Stream) -> None:
+def put_all(tensors: Iterable[tuple[str, LazyTensor]], sink: Sink) -> None:
     """Writes tensors to the last byte."""
     for name, tensor in tensors:
-        put_tensor(name, tensor, stream)
-    stream.end()
+        put_tensor(name, tensor, sink)
+    sink.end()
 
 
 def whole(name: str, tensor: LazyTensor) -> Iterator[Buffer]:

@@ -10,13 +10,14 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import NamedTuple
 
+from adapterhub.files.direct import DirectStream, direct, room
 from adapterhub.files.progress import tell
 from adapterhub.files.source import Range
-from adapterhub.files.streaming import Stream, put_all
+from adapterhub.files.streaming import Sink, Stream, put_all
 from adapterhub.tensors import LazyTensor
 
 THREADS = max(2, min(4, os.cpu_count() or 1))
-"""More wait for each other: a file is written by one at a time."""
+"""More wait for each other: a file is written by one at a time. Past the cache one more works, while others wait for the disk."""
 _GATHERED = 1 << 20
 """Bytes of small tensors that are one part."""
 
@@ -55,8 +56,9 @@ def parts(descriptor: int, at: int, tensors: Iterable[tuple[str, LazyTensor]]) -
 def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
     """Writes every part. Several `threads` read tensors at a time; what one of them raises stops all, and is raised.
 
-    The system lets one at a time write a file. So one thread begins with what is only copied, and at the end, where the
-    others arrive last: these compute meanwhile, or copy other files.
+    Large files on a disk are written past the system's cache. Where they are not, the system lets one at a time write a file:
+    so one thread begins with what is only copied, and at the end, where the others arrive last; these compute meanwhile, or
+    copy other files.
     """
     if threads == 1:
         for part in given:
@@ -67,13 +69,14 @@ def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
     for thread in team:
         thread.start()
     try:
-        crew.watch(threads)
+        crew.watch(len(team))
     finally:
         crew.stop.set()
         for thread in team:
             while thread.is_alive():
                 with suppress(KeyboardInterrupt):  # nobody may close a file that one still writes
                     thread.join()
+        crew.close()
 
 
 class _Stopped(Exception):
@@ -85,25 +88,44 @@ class _Crew:
 
     def __init__(self, given: Iterable[Part]) -> None:
         self._left = deque(sorted(given, key=lambda part: part.is_copied))
-        self._turns = {part.descriptor: Lock() for part in self._left}
+        descriptors = {part.descriptor for part in self._left}
+        self._turns = {descriptor: Lock() for descriptor in descriptors}
+        self._direct = {descriptor: past for descriptor in descriptors if (past := direct(descriptor)) is not None}
         self._told: SimpleQueue[int | BaseException | None] = SimpleQueue()
         self.stop = Event()
 
     def ends(self, count: int) -> list[Callable[[], Part]]:
-        """Where each of `count` threads takes its parts from."""
-        return [self._left.pop, *[self._left.popleft] * (count - 1)]
+        """Where each of `count` threads, or of one more, takes its parts from."""
+        return [self._left.pop, *[self._left.popleft] * (count - (not self._direct))]
 
     def work(self, take: Callable[[], Part]) -> None:
         """Writes parts until none is left."""
+        sink = self._sinks()
         try:
             while part := _next(take):
-                turn = self._turns[part.descriptor]
-                put_all(part.tensors, Stream(part.descriptor, part.at, self._advanced, turn))
+                put_all(part.tensors, sink(part))
                 self._told.put(part.size)
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for us
             self._told.put(error)
         else:
             self._told.put(None)
+
+    def close(self) -> None:
+        """Lets go of what was opened, when nobody works any more."""
+        for descriptor in self._direct.values():
+            os.close(descriptor)
+
+    def _sinks(self) -> Callable[[Part], Sink]:
+        """What one thread writes its parts with."""
+        memory = room() if self._direct else None
+
+        def sink(part: Part) -> Sink:
+            past = self._direct.get(part.descriptor)
+            if past is None or memory is None:
+                return Stream(part.descriptor, part.at, self._advanced, self._turns[part.descriptor])
+            return DirectStream(part.descriptor, past, part.at, memory, self._advanced)
+
+        return sink
 
     def watch(self, working: int) -> None:
         """Tells what was written until nobody works any more; raises what went wrong first."""
