@@ -42,11 +42,14 @@ def write_safetensors(file: File, descriptor: int, hashed: Collection[str], *, r
     return sha256_of(descriptor) if reread else None
 
 
-def write_unhashed(given: Sequence[tuple[File, int]], threads: int = 1) -> None:
-    """Writes files to empty ones, all by the same `threads`; the largest first, of which there is most to do."""
+def write_unhashed(given: Sequence[tuple[File, int]], threads: int = 1, *, again: bool = False) -> None:
+    """Writes files to empty ones, all by the same `threads`; the largest first, of which there is most to do. What is read
+    `again` soon is left in the system's cache.
+    """
     begun = [(file, descriptor, *_begun(file, descriptor)) for file, descriptor in given]
     begun.sort(key=lambda one: sum(tensor.nbytes for _, tensor in one[2]), reverse=True)
-    write_parts((part for _, descriptor, tensors, at in begun for part in parts(descriptor, at, tensors)), threads)
+    every = (part for _, descriptor, tensors, at in begun for part in parts(descriptor, at, tensors))
+    write_parts(every, threads, cached=again)
     for file, descriptor, tensors, _ in begun:
         if file.late is not None:
             _write_again(descriptor, tensors, {**file.metadata, **file.late()})

@@ -53,10 +53,10 @@ def parts(descriptor: int, at: int, tensors: Iterable[tuple[str, LazyTensor]]) -
         yield Part(descriptor, start, gathered)
 
 
-def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
+def write_parts(given: Iterable[Part], threads: int = THREADS, *, cached: bool = False) -> None:
     """Writes every part. Several `threads` read tensors at a time; what one of them raises stops all, and is raised.
 
-    Large files on a disk are written past the system's cache. Where they are not, the system lets one at a time write a file:
+    Large files on a disk are written past the system's cache, unless `cached`. Where they are not, the system lets one at a time write a file:
     so one thread begins with what is only copied, and at the end, where the others arrive last; these compute meanwhile, or
     copy other files.
     """
@@ -64,7 +64,7 @@ def write_parts(given: Iterable[Part], threads: int = THREADS) -> None:
         for part in given:
             put_all(part.tensors, Stream(part.descriptor, part.at))
         return
-    crew = _Crew(given)
+    crew = _Crew(given, cached=cached)
     team = [Thread(target=crew.work, args=(take,), daemon=True) for take in crew.ends(threads)]
     for thread in team:
         thread.start()
@@ -86,11 +86,12 @@ class _Stopped(Exception):
 class _Crew:
     """What is left to write, and what those who write it say: the bytes of a part, and at the end what went wrong or None."""
 
-    def __init__(self, given: Iterable[Part]) -> None:
+    def __init__(self, given: Iterable[Part], *, cached: bool) -> None:
         self._left = deque(sorted(given, key=lambda part: part.is_copied))
         descriptors = {part.descriptor for part in self._left}
         self._turns = {descriptor: Lock() for descriptor in descriptors}
-        self._direct = {descriptor: past for descriptor in descriptors if (past := direct(descriptor)) is not None}
+        past = {} if cached else {descriptor: direct(descriptor) for descriptor in descriptors}
+        self._direct = {descriptor: other for descriptor, other in past.items() if other is not None}
         self._told: SimpleQueue[int | BaseException | None] = SimpleQueue()
         self.stop = Event()
 

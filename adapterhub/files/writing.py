@@ -33,22 +33,24 @@ def write(
     reread: bool = True,
     digest: bool = True,
     threads: int = 1,
+    again: bool = False,
 ) -> Mapping[str, str | None]:
     """Writes `package` to the file or, if its container is a directory, the folder `path`; gives {name: SHA-256} of
     the files, each written as its own container says. Where a header changes after the data, by `hashed` fields or by the
     CRCs of a torch file, that takes a second reading: None without `reread`.
 
     Without `digest` nothing is hashed but what `hashed` asks for: then `threads` write at a time, if several tensors may be
-    read at once. `hashed` names the metadata fields whose DIGEST is replaced by the SHA-256 of the written data, in
-    safetensors. `force` replaces what is there: a file, or a folder that holds nothing but what is written into it. Neither
-    the package's own files, its covers nor `sources` are ever overwritten. `prove` is given what was written, under another
-    name, before it becomes `path`, and stops that by raising. Whatever goes wrong, `path` is as it was before.
+    read at once; large files go past the system's cache, unless they are read `again` soon. `hashed` names the metadata
+    fields whose DIGEST is replaced by the SHA-256 of the written data, in safetensors. `force` replaces what is there: a
+    file, or a folder that holds nothing but what is written into it. Neither the package's own files, its covers nor
+    `sources` are ever overwritten. `prove` is given what was written, under another name, before it becomes `path`, and
+    stops that by raising. Whatever goes wrong, `path` is as it was before.
 
     Raises OutputExists, UsageError, MachineFailure, and ValueError for tensors that do not give what they promise.
     """
     covers = (file.cover for file in package.files.values() if file.cover)
     inputs = {*package.paths.values(), *covers, *sources}
-    wish = _Wish(force, hashed, inputs, prove or _unproved, reread, digest, threads)
+    wish = _Wish(force, hashed, inputs, prove or _unproved, reread, digest, threads, again)
     if package.container == DIRECTORY:
         return _write_folder(package, Path(path), wish)
     return _write_single(package, Path(path), wish)
@@ -64,6 +66,7 @@ class _Wish(NamedTuple):
     reread: bool
     digest: bool
     threads: int
+    again: bool
 
 
 def _unproved(path: Path) -> None:
@@ -112,11 +115,12 @@ def _write_files(given: Mapping[str, tuple[File, int]], wish: _Wish) -> dict[str
         if file.container not in _WRITERS:
             raise UsageError(f"no writer for {file.container}", mend=f"These are written: {', '.join(_WRITERS)}.")
     plain = {name: one for name, one in given.items() if _is_unhashed(one[0], wish)}
-    write_unhashed(list(plain.values()), wish.threads)
+    rereads = wish.reread and wish.digest
+    write_unhashed(list(plain.values()), wish.threads, again=wish.again or rereads)
     digests: dict[str, str | None] = {}
     for name, (file, descriptor) in given.items():
         if name in plain:
-            digests[name] = sha256_of(descriptor) if wish.reread and wish.digest else None
+            digests[name] = sha256_of(descriptor) if rereads else None
         else:
             digests[name] = _WRITERS[file.container](file, descriptor, wish)
         os.fsync(descriptor)

@@ -56,6 +56,7 @@ def deliver(
             reread=digests and proof.measured,
             digest=digests and package.container in files.SINGLE,
             threads=files.THREADS if made.adapter.kind is Kind.CHECKPOINT else 1,
+            again=proof.verify,
         )
     return next(iter(found.values())) if package.container in files.SINGLE else None
 
@@ -136,7 +137,8 @@ class Report:
         packages = (self.opened.package, self.made.encoded.package) if self.digests else ()
         hashed = sum(size_of(package) for package in packages if package.container in files.SINGLE)
         alone = time.perf_counter() - self.started
-        load = Load(alone, size, spread=self.proving, threads=4, memory=_BUFFERS, hashed=hashed)
+        cached = self.made.adapter.kind is not Kind.CHECKPOINT or hashed > 0 or self.wish.whole.verify
+        load = Load(alone, size, spread=self.proving, threads=4, memory=_BUFFERS, hashed=hashed, cached=cached)
         return forecast(load, self.place)
 
 

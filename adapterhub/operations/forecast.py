@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from adapterhub.documents import Forecast
+from adapterhub.files.direct import ROOM, direct
+from adapterhub.files.together import THREADS
 
 T = TypeVar("T")
 
@@ -30,7 +34,8 @@ _CORES = 4
 @dataclass
 class Load:
     """Seconds `alone`, which nothing runs beside; bytes `written`; seconds of processor, `spread` over `threads`; bytes `hashed`
-    beside that, and bytes `reread` and hashed at the end; bytes of `memory` beyond those taken so far.
+    beside that, and bytes `reread` and hashed at the end; bytes of `memory` beyond those taken so far; whether it is written
+    through the system's cache.
     """
 
     alone: float
@@ -40,17 +45,21 @@ class Load:
     hashed: int = 0
     reread: int = 0
     memory: int = 0
+    cached: bool = True
 
 
 def forecast(load: Load, place: Path) -> Forecast:
     """What `load` comes to where `place` would be written."""
-    writing = load.written / _written_a_second(place)
+    speed, buffers = _written_a_second(place, 0 if load.cached else load.written)
+    writing = load.written / speed
     hashing = 1 / _hashed_a_second()
     beside = load.hashed * hashing
     cores = min(os.cpu_count() or 1, _CORES)
     together = (writing + load.spread + beside) / (_SHARED * cores)
     seconds = max(together, writing, beside, load.spread / load.threads)
-    return Forecast(memory=_peak() + load.memory, seconds=round(load.alone + seconds + load.reread * hashing, 3))
+    return Forecast(
+        memory=_peak() + max(load.memory, buffers), seconds=round(load.alone + seconds + load.reread * hashing, 3)
+    )
 
 
 def sampled(items: Sequence[T], work: Callable[[T], object], size: Callable[[T], int]) -> float:
@@ -66,18 +75,26 @@ def sampled(items: Sequence[T], work: Callable[[T], object], size: Callable[[T],
     return spent * sum(map(size, items)) / max(1, sum(map(size, chosen)))
 
 
-def _written_a_second(place: Path) -> float:
-    """Bytes, in the folder where `place` would lie; the file that is tried has no name, and is gone at once."""
+def _written_a_second(place: Path, size: int) -> tuple[float, int]:
+    """Bytes, in the folder where `place` would lie, and those of memory that this takes. The file that is tried has no name,
+    and is gone at once; it is written as one of `size` bytes would be.
+    """
     folder = next(path for path in place.absolute().parents if path.is_dir())
-    piece = bytes(_SAMPLE)
+    piece = mmap.mmap(-1, ROOM)
     try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as stream:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as stream, ExitStack() as stack:
+            os.ftruncate(stream.fileno(), size)
+            past = direct(stream.fileno())
+            if past is not None:
+                stack.callback(os.close, past)
             started = time.perf_counter()
-            stream.write(piece)
-            os.fsync(stream.fileno())
-            return _SAMPLE / (time.perf_counter() - started)
+            for at in range(0, _SAMPLE, ROOM):
+                os.pwrite(stream.fileno() if past is None else past, piece, at)
+            if past is None:
+                os.fsync(stream.fileno())
+            return _SAMPLE / (time.perf_counter() - started), 0 if past is None else (THREADS + 1) * ROOM
     except OSError:  # what would be written there is refused when it is written
-        return float(_SAMPLE)
+        return float(_SAMPLE), 0
 
 
 def _hashed_a_second() -> float:

@@ -95,7 +95,7 @@ def test_a_sample_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_runs_side_by_side_shares_the_cores(
     load: Load, seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(forecast, "_written_a_second", lambda place: 10.0)
+    monkeypatch.setattr(forecast, "_written_a_second", lambda place, size: (10.0, 0))
     monkeypatch.setattr(forecast, "_hashed_a_second", lambda: 100.0)
     monkeypatch.setattr(forecast.os, "cpu_count", lambda: 2)
     assert forecast.forecast(load, tmp_path / "out").seconds == pytest.approx(seconds, abs=1e-3)

@@ -76,7 +76,7 @@ class Run:
             proof = _Proof(self, package, base)
             try:
                 files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof,
-                            threads=THREADS)  # fmt: skip
+                            threads=THREADS, again=self._reread)  # fmt: skip
             except BaseException:
                 if proof.undo is not None:  # the model could not be put in place: nothing belongs to it
                     proof.undo.unlink(missing_ok=True)
@@ -95,8 +95,13 @@ class Run:
             marks.cost(one.source, one.digest) for one in self.adapters
         )
         memory = THREADS * (_A_STEP + (largest if self.undo is not None else 0))
-        reread = size if self.check or self.undo is not None else 0
-        return forecast(Load(alone, size, spread, THREADS, hashed, reread, memory), place)
+        reread = size if self._reread else 0
+        return forecast(Load(alone, size, spread, THREADS, hashed, reread, memory, cached=self._reread), place)
+
+    @property
+    def _reread(self) -> bool:
+        """Whether what was written is hashed."""
+        return self.check or self.undo is not None
 
     def _touched(self) -> list[Key]:
         return [key for key in output.ordered(self.opened) if key in self.plan.terms]

@@ -80,7 +80,7 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
             place = wish.place(restored)
             if not dry_run:
                 files.write(restored, place, force=wish.force, sources=[wish.source, path], digest=False,
-                            prove=partial(_require, told.base), threads=THREADS)  # fmt: skip
+                            prove=partial(_require, told.base), threads=THREADS, again=True)  # fmt: skip
             done = _document(opened, told, restored, place, path, wish, digest, started, dry_run=dry_run)
             return done.model_copy(update={"forecast": _forecast(opened, told, done)}) if dry_run else done
 
