@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 RUNS = 5
 ROOM = 15 << 30
-"""Bytes for a whole SDXL and what it becomes, or for what diffusers makes of it and its memory."""
+"""Bytes for a whole SDXL and what it becomes, or for what diffusers takes of memory for it."""
 _TAKEN_BACK = 3.0
 """Seconds after which a virtual machine's host has taken back the memory that was freed."""
 
@@ -62,9 +62,25 @@ def best(target: Path, *command: str, runs: int) -> Cost:
     found = []
     for _ in range(runs):
         remove(target)
+        os.sync()  # what is still written out takes the disk from what is measured
         time.sleep(_TAKEN_BACK)
         found.append(cost(*command))
     return min(found, key=lambda one: one.wall)
+
+
+def warm(*paths: Path) -> None:
+    """Has files, and those in folders, in the system's cache."""
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            if file.is_file():
+                cost("cat", str(file))
+
+
+def available() -> int:
+    """Bytes of memory that a process could take, so far as Linux says; files that are cached count."""
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def remove(target: Path) -> None:

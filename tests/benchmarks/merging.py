@@ -1,4 +1,4 @@
-"""Merging a rank-32 LoRA into whole models of full size, beside `cp` of the model and beside diffusers."""
+"""Merging a rank-32 LoRA into whole models of full size, on a disk, beside `cp` of the model and beside diffusers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, best, cost, remove
+from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, available, best, cost, remove, warm
 
 _LIMITS = {"sd1": (1.5, 0.5, 150), "sdxl": (1.8, 2.0, 350)}
 """Times `cp`, seconds beside it, MB."""
@@ -41,7 +41,7 @@ def merging(folder: Path) -> Iterator[Row]:
         yield Row(f"merge {architecture}: peak memory", max(first.peak, again.peak, told.peak), memory, "MB")
         print(f"  cp {copied:.2f} s · merge {again.wall:.2f} s ({again.cpu:.2f} CPU-s) · the first into this base "
               f"{first.wall:.2f} s · with the result's sha256 {told.wall:.2f} s")  # fmt: skip
-        if shutil.disk_usage(folder).free > ROOM:
+        if min(available(), shutil.disk_usage(folder).free) > ROOM:
             peer = _diffusers(folder, base, adapter, architecture)
             yield Row(f"diffusers load + fuse + save / merge, {architecture}", peer.wall / again.wall, 4, "×", True)
             print(f"  diffusers {peer.wall:.2f} s, {peer.peak:.0f} MB")
@@ -54,6 +54,7 @@ def _diffusers(folder: Path, base: Path, adapter: Path, architecture: str) -> Co
     cost(*adapterhub("convert", str(base), "--to", "diffusers", "-o", str(configs)))
     for weights in configs.rglob("*.safetensors"):
         weights.unlink()
+    warm(base)
     command = (sys.executable, "-c", _FUSE, str(base), str(configs), str(adapter), str(theirs), architecture)
     found = best(theirs, *command, runs=2)
     for path in (configs, theirs):

@@ -1,15 +1,13 @@
-"""Whole models from one file into a folder and back, beside `cp` and beside diffusers."""
+"""Whole models from one file into a folder and back, on a disk, beside `cp` and beside diffusers."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, best, cost, made
+from tests.benchmarks.cost import ROOM, Cost, Row, adapterhub, available, best, cost, made, warm
 
 _SINGLE_FILE = """
 import sys, diffusers, torch
@@ -30,8 +28,10 @@ single = one_step(StableDiffusionPipeline.from_single_file(sys.argv[2], config=s
 assert folder.isfinite().all() and folder.std() and torch.equal(folder, single)
 """
 """What we wrote, opened by diffusers at full size: the folder and the single file compute the same."""
-_MEMORY, _DISK = 22_000_000_000, 30_000_000_000
-"""Bytes that diffusers takes for SDXL in float32, and those of the files before and after."""
+_MEMORY = {"float16": ROOM, "float32": 22_000_000_000}
+"""Bytes that diffusers takes for SDXL."""
+_DISK = 30_000_000_000
+"""Bytes of the files before and after."""
 
 
 def moving(folder: Path) -> Iterator[Row]:
@@ -43,6 +43,7 @@ def moving(folder: Path) -> Iterator[Row]:
         copy.unlink()
         out = best(target, *adapterhub("convert", source, "--to", "diffusers", "-o", str(target)), runs=2)
         Path(source).unlink()
+        warm(target)
         into = best(back, *adapterhub("convert", str(target), "--to", "single-file", "-o", str(back)), runs=2)
         print(f"  {architecture}: cp {copied:.2f} s · to a folder {out.wall:.2f} s ({out.cpu:.2f} CPU-s) · "
               f"back {into.wall:.2f} s ({into.cpu:.2f} CPU-s)")  # fmt: skip
@@ -57,16 +58,19 @@ def moving(folder: Path) -> Iterator[Row]:
             )
         for weights in target.rglob("*.safetensors"):
             weights.unlink()
-        for dtype in ("float32", "float16") if architecture == "sd1" else ("float16",):
-            if shutil.disk_usage(folder).free > ROOM:
-                yield from _diffusers(folder, architecture, dtype, out)
+        for dtype in ("float32", "float16"):
+            yield from _diffusers(folder, architecture, dtype, out)
         shutil.rmtree(target)
         back.unlink()
 
 
 def _diffusers(folder: Path, architecture: str, dtype: str, ours: Cost) -> Iterator[Row]:
     """The same model from one file into a folder by diffusers: as it is called, which makes it float32, or kept as it is."""
+    if available() < _MEMORY[dtype] or shutil.disk_usage(folder).free < _DISK:
+        print(f"  diffusers, {architecture} in {dtype}: not measured, for want of memory or disk")
+        return
     back, configs, theirs = (folder / name for name in ("back.safetensors", architecture, "theirs"))
+    warm(back)
     command = (sys.executable, "-c", _SINGLE_FILE, str(back), str(configs), str(theirs), architecture, dtype)
     found = best(theirs, *command, runs=2)
     shutil.rmtree(theirs)
@@ -75,27 +79,3 @@ def _diffusers(folder: Path, architecture: str, dtype: str, ours: Cost) -> Itera
         f"diffusers from_single_file + save / convert, {architecture}, {dtype}", found.wall / ours.wall, 5, "×", True
     )
     yield Row("its memory / ours", found.peak / ours.peak, 10, "×", True)
-
-
-def as_called(_: Path) -> Iterator[Row]:
-    """SDXL by diffusers as it is called, in float32: so much memory that no file may lie in memory."""
-    with TemporaryDirectory(prefix="adapterhub-bench-") as name:
-        folder = Path(name)
-        if _available() < _MEMORY or shutil.disk_usage(folder).free < _DISK:
-            print("  diffusers, sdxl in float32: not measured, for want of 22 GB of memory and 30 GB of disk")
-            return
-        source = made("model", folder / "back.safetensors", "sdxl")
-        os.sync()  # what is still written out takes the disk from what is measured
-        target = folder / "sdxl"
-        ours = best(target, *adapterhub("convert", source, "--to", "diffusers", "-o", str(target)), runs=2)
-        print(f"  on disk: sdxl to a folder {ours.wall:.2f} s")
-        for weights in target.rglob("*.safetensors"):
-            weights.unlink()
-        yield from _diffusers(folder, "sdxl", "float32", ours)
-
-
-def _available() -> int:
-    """Bytes of memory that a process could take, so far as Linux says; files that are cached count."""
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
