@@ -19,6 +19,8 @@ ROOM = 4 << 20
 """Bytes that are written at a time: whole pages."""
 _LEAST = 64 << 20
 """Bytes of a file that is worth it; a smaller one may be wanted again soon, and is written soon either way."""
+_UNFIT = (errno.EINVAL, errno.EOPNOTSUPP)
+"""A disk of larger pages, or one that does not do it after all."""
 
 
 def direct(descriptor: int) -> int | None:
@@ -26,7 +28,7 @@ def direct(descriptor: int) -> int | None:
     small files, in memory, over networks, and not on Linux. `ADAPTERHUB_DIRECT=0` says that it is not wanted.
     """
     found = os.fstat(descriptor)
-    on_disk = os.major(found.st_dev) and hasattr(os, "O_DIRECT")
+    on_disk = hasattr(os, "O_DIRECT") and os.major(found.st_dev)
     if found.st_size < _LEAST or not on_disk or os.environ.get("ADAPTERHUB_DIRECT") == "0":
         return None
     with suppress(OSError):
@@ -98,9 +100,9 @@ class DirectStream:
         try:
             self._write(self._direct, start, end)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _UNFIT:
                 raise
-            self._direct = self._descriptor  # a disk of larger pages
+            self._direct = self._descriptor
             self._write(self._direct, start, end)
 
     def _write(self, descriptor: int, start: int, end: int) -> None:

@@ -89,14 +89,17 @@ def test_the_memory_begins_at_a_page_and_holds_whole_ones() -> None:
     assert ROOM % PAGE == 0
 
 
-def test_a_disk_of_larger_pages_is_written_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_disk_that_it_does_not_suit_is_written_through_the_cache(
+    reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given_pwrite, refused = os.pwrite, []
     with opened(tmp_path / "out") as (descriptor, past):
 
         def pwrite(number: int, view: memoryview, start: int) -> int:
             if number == past:
                 refused.append(start)
-                raise OSError(errno.EINVAL, "of another size")
+                raise OSError(reason, "not so")
             return given_pwrite(number, view, start)
 
         monkeypatch.setattr(direct_module.os, "pwrite", pwrite)
