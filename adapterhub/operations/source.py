@@ -52,6 +52,7 @@ def open_adapter(
     given: Path | Package,
     *,
     architecture: str | None = None,
+    variant: str | None = None,
     allow_loss: bool = False,
     kinds: Collection[Kind] = layouts.KINDS,
     forgiven: Collection[str] = (),
@@ -59,7 +60,7 @@ def open_adapter(
     """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
     code is in `forgiven` do not count: who opens it mends them.
     """
-    with files.opened(given) as package:
+    with files.opened(given, variant) as package:
         identity = layouts.identify(package, architecture=architecture)
         reading = identity.decode(package)
         if reading is None or identity.kind not in kinds:
