@@ -16,6 +16,7 @@ from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
+from adapterhub.operations.checkpoint.parts import lacking
 from adapterhub.operations.checkpoint.prediction import stated, velocity
 from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
@@ -62,6 +63,8 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
         adapter = _placed(adapter, layout, request, ledger, beside)
         adapter = _told(adapter, opened, request)
+    if options.only is None:
+        problems += lacking(adapter, layout)
     _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
     if encoded.package.container == DIRECTORY:

@@ -1,0 +1,55 @@
+"""Models of which a component is missing, or that hold one of another architecture, or are of none that is known."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import adapterhub
+from adapterhub import architectures
+from tests.operations.checkpoint_files import document, saved, weights
+
+LACKING = "the model has no {}: a pipeline of it does not open, or makes no images"
+ELSEWHERE = "get the model with its {}, or give that to the pipeline when it is opened"
+
+
+def without(name, *parts):
+    prefixes = tuple(architectures.get(name).parts[part].prefix for part in parts)
+    return {place: tensor for place, tensor in weights(name).items() if not place.startswith(prefixes)}
+
+
+CASES = [
+    ("sd1", ["vae"]), ("sd2", ["text_encoder"]), ("sdxl", ["text_encoder_2"]), ("sdxl", ["text_encoder", "vae"]),
+    ("sdxl-refiner", ["vae"]), ("sdxl", ["unet"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "gone"), CASES)
+@pytest.mark.parametrize("to", ["diffusers", "single-file"])
+def test_a_model_that_lacks_a_component_is_warned_of(name, gone, to, tmp_path, cli):
+    source = saved(tmp_path / "model.safetensors", without(name, *gone))
+    out = tmp_path / ("out" if to == "diffusers" else "out.safetensors")
+    done = cli("convert", source, "-o", out, "--to", to, "--json")
+    told = [problem for problem in json.loads(done.out)["problems"] if problem["code"] == "missing-components"]
+    assert (done.status, [(problem["severity"], problem["message"]) for problem in told]) == (
+        0, [("warning", LACKING.format(", ".join(gone)))],
+    )  # fmt: skip
+    rest = ELSEWHERE.format(", ".join(part for part in gone if part != "vae"))
+    mends = ["--vae FILE adds a VAE"] * ("vae" in gone) + [rest] * (gone != ["vae"])
+    assert told[0]["mend"] == f"{mends[0][0].upper()}{mends[0][1:]}{''.join(f'; {mend}' for mend in mends[1:])}."
+    if to == "diffusers":
+        assert [document(out, "model_index.json")[part] for part in gone] == [[None, None]] * len(gone)
+
+
+def test_what_is_added_is_not_missing(plain, tmp_path):
+    source = saved(tmp_path / "model.safetensors", without("sd1", "vae"))
+    done = adapterhub.convert(source, tmp_path / "out", to="diffusers", vae=plain)
+    assert "missing-components" not in {problem.code for problem in done.problems}
+
+
+@pytest.mark.parametrize("asked", [{"to": "diffusers", "only": "unet"}, {"to": "single-file"}])
+def test_a_component_alone_is_not_called_a_pipeline(asked, tmp_path):
+    source = saved(tmp_path / "unet.safetensors", without("sd1", "vae", "text_encoder"))
+    done = adapterhub.convert(source, tmp_path / f"out{'' if 'only' in asked else '.safetensors'}", **asked)
+    assert "missing-components" not in {problem.code for problem in done.problems}
