@@ -40,7 +40,7 @@ def completed(
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
     given = _given(opened, request, adapter)
-    documents = _with_given(documents, given, parts, beside)
+    documents = _with_projections(_with_given(documents, given, parts, beside), adapter)
     documents = _with_tokenizers(documents, opened, request)
     held = dict(encoded.package.files)
     for other in beside:
@@ -93,6 +93,15 @@ def _with_given(
             index[_SAFETY] = False
         taken[PIPELINE] = index | rows
     return {**documents, **taken}
+
+
+def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
+    """`documents` whose UNet has the projections that are written, whatever the folder's had."""
+    name, linear = f"unet/{_CONFIG}", _MAKE[0]
+    config, usual = documents.get(name), pipeline.documents(adapter.architecture, ["unet"])[name].get(linear)
+    if not isinstance(config, dict) or bool(config.get(linear)) == bool(usual):
+        return documents
+    return {**documents, name: {**config, linear: bool(usual)}}
 
 
 def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:

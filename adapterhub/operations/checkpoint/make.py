@@ -8,7 +8,7 @@ from adapterhub.adapter import Adapter, Key
 from adapterhub.documents import Action, LedgerEntry, Problem
 from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
-from adapterhub.layouts.base import WholeLayout
+from adapterhub.layouts.base import Encoded, WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, are_out_of_order, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
@@ -34,6 +34,7 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "reshaped": ("reshape", "reshape", "a 1×1 convolution there, a linear layer here"),
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
+_TURNED = "a linear layer is a 1×1 convolution where others have one, and the other way around"
 _UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
@@ -65,8 +66,8 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _told(adapter, opened, request)
     if options.only is None:
         problems += lacking(adapter, layout)
-    _cross(adapter, opened, layout, ledger)
     encoded = layout.encode(adapter, request.form)
+    _cross(adapter, opened, layout, encoded, ledger)
     if encoded.package.container == DIRECTORY:
         kept = beside if options.only is None else []
         encoded, told = folder.completed(encoded, adapter, opened, request, kept)
@@ -190,12 +191,16 @@ def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
     return adapter.with_tensors(tensors)
 
 
-def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger) -> None:
+def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, encoded: Encoded, ledger: Ledger) -> None:
     """Tells the ledger which tensors are cut, joined or turned between the layouts."""
     out_of = opened.layout is single_file.LAYOUT
     for row in rows(adapter.architecture).values():
         keys = [ours for name in row.tensors if (ours := key(name)) in adapter.tensors]
-        if row.crossing == "same" or not keys:
+        if row.crossing == "same":
+            if keys and _is_turned(keys[0], opened, encoded):
+                ledger.replace(keys, keys, "reshape", _TURNED)
+            continue
+        if not keys:
             continue
         stays = opened.layout is layout
         if row.crossing == "reshaped":
@@ -205,6 +210,13 @@ def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger
         else:
             outward, inward, what = _ACTIONS[row.crossing]
             ledger.replace(keys, keys, outward if out_of else inward, what)
+
+
+def _is_turned(held: Key, opened: Source, encoded: Encoded) -> bool:
+    """Whether a tensor that crosses as it is is written with other axes than it has where it lies."""
+    file, _, name = (encoded.places[held] or "").rpartition(":")
+    written = encoded.package.files[file] if file else encoded.package.only
+    return _axes(opened, held) not in (None, len(written.tensors[name].shape))
 
 
 def _axes(opened: Source, held: Key) -> int | None:
