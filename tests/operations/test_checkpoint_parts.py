@@ -8,7 +8,9 @@ import pytest
 
 import adapterhub
 from adapterhub import architectures
-from tests.operations.checkpoint_files import document, saved, weights
+from adapterhub.errors import BrokenAdapter
+from tests.operations.checkpoint_files import document, empty, saved, weights
+from tests.operations.test_checkpoint_faults import full
 
 LACKING = "the model has no {}: a pipeline of it does not open, or makes no images"
 ELSEWHERE = "get the model with its {}, or give that to the pipeline when it is opened"
@@ -53,3 +55,35 @@ def test_a_component_alone_is_not_called_a_pipeline(asked, tmp_path):
     source = saved(tmp_path / "unet.safetensors", without("sd1", "vae", "text_encoder"))
     done = adapterhub.convert(source, tmp_path / f"out{'' if 'only' in asked else '.safetensors'}", **asked)
     assert "missing-components" not in {problem.code for problem in done.problems}
+
+
+TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL 1.0 base"}
+MIXTURES = [
+    ("sd1", ["unet", "vae"], "sdxl", ["text_encoder", "text_encoder_2"], "error"),
+    ("sd1", ["unet", "vae", "text_encoder"], "sdxl", ["text_encoder", "text_encoder_2"], "error"),
+    ("sd1", ["unet", "vae"], "sd2", ["text_encoder"], "error"), ("sdxl", ["unet", "vae"], "sd1", ["text_encoder"], "warning"),
+]  # fmt: skip
+
+
+def part_of(name, parts):
+    prefixes = tuple(architectures.get(name).parts[part].prefix for part in parts)
+    return {place: shape for place, shape in full(name).items() if place.startswith(prefixes)}
+
+
+@pytest.mark.parametrize(("name", "parts", "other", "others", "severity"), MIXTURES)
+def test_components_of_several_architectures_are_named(name, parts, other, others, severity, tmp_path):
+    path = empty(tmp_path / "model.safetensors", {**part_of(name, parts), **part_of(other, others)})
+    first, *_ = adapterhub.inspect(path).problems
+    assert (first.severity, first.code) == (severity, "mixed-architectures")
+    assert f"model.diffusion_model.* of {TITLES[name]}" in first.message
+    assert "first_stage_model" not in first.message  # it is one and the same in all of them
+    for part in others:
+        assert f"{architectures.get(other).parts[part].prefix}* of {TITLES[other]}" in first.message
+    if severity == "error":
+        with pytest.raises(BrokenAdapter, match="components of several models in one file"):
+            adapterhub.convert(path, tmp_path / "out", to="diffusers")
+
+
+def test_a_model_of_one_architecture_with_strangers_is_no_mixture(tmp_path):
+    path = empty(tmp_path / "model.safetensors", {**full("sd1"), "my.stranger": (2,)})
+    assert [problem.code for problem in adapterhub.inspect(path).problems] == ["foreign-keys"]
