@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import adapterhub
 from adapterhub import architectures
 from adapterhub.errors import BrokenAdapter
-from tests.operations.checkpoint_files import document, empty, saved, weights
+from tests.operations.checkpoint_files import UNET, document, empty, saved, weights
 from tests.operations.test_checkpoint_faults import full
 
 LACKING = "the model has no {}: a pipeline of it does not open, or makes no images"
@@ -87,3 +88,31 @@ def test_components_of_several_architectures_are_named(name, parts, other, other
 def test_a_model_of_one_architecture_with_strangers_is_no_mixture(tmp_path):
     path = empty(tmp_path / "model.safetensors", {**full("sd1"), "my.stranger": (2,)})
     assert [problem.code for problem in adapterhub.inspect(path).problems] == ["foreign-keys"]
+
+
+PIPELINES = [("StableDiffusion3Pipeline", ["transformer", "text_encoder_3"]), ("FluxPipeline", ["transformer", "vae"])]
+
+
+@pytest.mark.parametrize(("pipeline", "parts"), PIPELINES)
+def test_a_folder_of_another_architecture_is_called_by_its_pipeline(pipeline, parts, tmp_path, cli):
+    for part in parts:
+        (tmp_path / "in" / part).mkdir(parents=True)
+        stem = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        saved(tmp_path / "in" / part / f"{stem}.safetensors", {"encoder.norm.weight": np.ones(2, "f4")})
+    index = {"_class_name": pipeline, **{part: ["diffusers", "X"] for part in parts}}
+    (tmp_path / "in/model_index.json").write_text(json.dumps(index))
+    done = cli("convert", tmp_path / "in", "-o", tmp_path / "out.safetensors", "--to", "single-file")
+    assert (done.status, (tmp_path / "out.safetensors").exists()) == (3, False)
+    assert f"a diffusers model for {pipeline} ({', '.join(parts)}), which is not supported" in done.err
+    assert "It works on Stable Diffusion 1.x, Stable Diffusion 2.x" in done.err
+
+
+SINGLE = [("double_blocks.0.img_attn.qkv.weight", "a model of Flux"), ("joint_blocks.0.x_block.attn.qkv.weight", "a model of Stable Diffusion 3")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "title"), SINGLE)
+@pytest.mark.parametrize("head", ["", UNET])
+def test_a_file_of_another_architecture_is_called_by_its_name(place, title, head, tmp_path, cli):
+    source = saved(tmp_path / "model.safetensors", {head + place: np.ones((2, 2), "f4"), f"{head}x": np.ones(2, "f4")})
+    done = cli("convert", source, "-o", tmp_path / "out", "--to", "diffusers")
+    assert (done.status, f"{source}: {title}, which is not supported" in done.err) == (3, True)
