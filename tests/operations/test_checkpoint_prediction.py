@@ -9,6 +9,7 @@ import adapterhub
 from tests.operations.checkpoint_files import (
     MARKERS,
     UNET,
+    content,
     document,
     folder_of,
     saved,
@@ -33,19 +34,46 @@ def test_the_scheduler_predicts_what_markers_and_metadata_say(name, markers, met
     assert [problem.code for problem in done.problems] == ["other-widths"]
 
 
+MEAN, STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]
 EDM = {
-    "edm_mean": {"edm_mean": np.zeros((1, 4, 1, 1), "f4"), "edm_std": np.ones((1, 4, 1, 1), "f4")},
+    "edm_mean": {"edm_mean": np.float32(MEAN).reshape(1, 4, 1, 1), "edm_std": np.float32(STD).reshape(1, 4, 1, 1)},
     "edm_vpred.sigma_max": {"edm_vpred.sigma_max": np.array(120, "f4"), "edm_vpred.sigma_min": np.array(0.002, "f4")},
 }
+SAMPLED = {
+    "edm_mean": {"_class_name": "EDMDPMSolverMultistepScheduler", "prediction_type": "epsilon", "sigma_data": 0.5,
+                 "sigma_max": 80.0, "sigma_min": 0.002, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"},
+    "edm_vpred.sigma_max": {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction", "sigma_data": 1.0,
+                            "sigma_max": 120.0, "sigma_min": 0.002, "sigma_schedule": "exponential"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("marker", EDM)
-def test_a_model_that_is_sampled_by_edm_is_warned_of_in_a_folder_whose_scheduler_is_ours(marker, tmp_path):
+def test_a_folder_of_a_model_that_is_sampled_by_edm_says_how(marker, tmp_path):
+    """The values of Playground 2.5 and CosXL."""
     done, folder = folder_of(tmp_path, weights("sdxl") | EDM[marker])
+    assert [problem.code for problem in done.problems] == ["other-widths"]
+    scheduler = document(folder, "scheduler/scheduler_config.json")
+    assert scheduler == scheduler | SAMPLED[marker]
+    assert document(folder, "model_index.json")["scheduler"] == ["diffusers", scheduler["_class_name"]]
+    vae = document(folder, "vae/config.json")
+    wanted = (MEAN, STD, 0.5) if marker == "edm_mean" else (None, None, 0.13025)
+    assert (vae.get("latents_mean"), vae.get("latents_std"), vae["scaling_factor"]) == wanted
+    adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file")
+    assert content(tmp_path / "back.safetensors") == content(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(("channels", "edits"), [(4, None), (8, True)])
+def test_a_model_of_cosxl_that_edits_says_so(channels, edits, tmp_path):
+    _, folder = folder_of(tmp_path, weights("sdxl", "f4", channels) | EDM["edm_vpred.sigma_max"])
+    assert document(folder, "model_index.json").get("is_cosxl_edit") is edits
+
+
+@pytest.mark.parametrize("broken", [np.zeros(3, "f4"), np.full(4, np.nan, "f4"), np.zeros(4, "i4")], ids=str)
+def test_markers_of_edm_that_tell_nothing_are_warned_of(broken, tmp_path):
+    done, folder = folder_of(tmp_path, weights("sdxl") | {"edm_mean": broken, "edm_std": broken})
     assert [(problem.code, problem.where) for problem in done.problems] == [
-        ("other-widths", ""),
-        ("scheduler-untold", marker),
-    ]
+        ("other-widths", ""), ("scheduler-untold", "edm_mean"),
+    ]  # fmt: skip
     again = adapterhub.convert(tmp_path / "model.safetensors", tmp_path / "again", to="diffusers", config=folder)
     assert [problem.code for problem in again.problems] == ["other-widths"]
 

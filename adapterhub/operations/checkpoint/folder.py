@@ -16,8 +16,10 @@ from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_document
 from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
+from adapterhub.operations.checkpoint import edm
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
+from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
@@ -39,6 +41,11 @@ def completed(
     parts = [part for part in adapter.components() if part != ASIDE]
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
+    if (sampled := edm.sampled(documents, adapter)) is not None:
+        documents = sampled
+    elif (marker := edm.is_marked(adapter)) is not None:
+        problems.append(warning("scheduler-untold", marker, "the model is sampled by EDM, and its markers do not tell how",
+                                "Give a folder that does, with --config."))  # fmt: skip
     given = _given(opened, request, adapter)
     documents = _with_projections(_with_given(documents, given, parts, beside), adapter)
     documents = _with_tokenizers(documents, opened, request)
