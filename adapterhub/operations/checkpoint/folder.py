@@ -26,6 +26,7 @@ from adapterhub.tensors import LazyTensor
 
 _CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
+_ORIGIN = "_name_or_path"
 _MAKE = ("use_linear_projection", "addition_embed_type")
 """Fields of a UNet's configuration that tell architectures from one another at any width."""
 
@@ -90,7 +91,7 @@ def _with_given(
 ) -> dict[str, Any]:
     """`documents` with those of another folder, whose index names only what is written here."""
     wanted = {PIPELINE, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
-    taken = {name: document for name, document in given.items() if name in wanted}
+    taken = {name: _without_origin(document) for name, document in given.items() if name in wanted}
     rows = {other.name: other.row for other in beside}
     if PIPELINE in taken:
         there = documents[PIPELINE]
@@ -100,6 +101,13 @@ def _with_given(
             index[_SAFETY] = False
         taken[PIPELINE] = index | rows
     return {**documents, **taken}
+
+
+def _without_origin(document: Any) -> Any:
+    """A configuration without the place that its component once came from: a path of somebody's disk, or another model."""
+    if not isinstance(document, dict):
+        return document
+    return {name: value for name, value in document.items() if name != _ORIGIN}
 
 
 def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:

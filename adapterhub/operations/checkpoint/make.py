@@ -57,6 +57,7 @@ def make(opened: Source, request: Request) -> Made:
     if options.only is not None:
         adapter = _only(adapter, options.only, ledger)
     beside = others(opened.package, opened.stack)
+    _require_vae(adapter, request)
     source = adapter = _mended(adapter, ledger)
     adapter = cast(adapter, lambda held: _dtype(held, request), ledger, tally)
     layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
@@ -74,7 +75,20 @@ def make(opened: Source, request: Request) -> Made:
         problems += told
     entries = ledger.entries(encoded) + _entries(beside, request)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
-    return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
+    return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()),
+                mended=_done(request))  # fmt: skip
+
+
+def _done(request: Request) -> dict[str, str]:
+    """What was done to problems of the source, by their codes."""
+    done = {"position-ids": "Mended: they are written as 0, 1, 2 … in I64."}
+    if request.whole.prune or request.whole.ema:
+        done["leftovers"] = "They were left out."
+    if request.dtype is not None:
+        done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}."
+    if request.layout is single_file.LAYOUT:
+        done["metadata-contradicts"] = "Mended: what is written says what its weights are."
+    return done
 
 
 def _require_meaning(request: Request) -> None:
@@ -87,6 +101,13 @@ def _require_meaning(request: Request) -> None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a folder", mend="Give --to diffusers, or leave it out."
                 )
+
+
+def _require_vae(adapter: Adapter, request: Request) -> None:
+    """Raises UsageError for a dtype of a VAE that is not written."""
+    if request.whole.vae_dtype is not None and vae.VAE not in adapter.components():
+        raise UsageError(f"--vae-dtype is for a VAE, and none is written of {request.source}",
+                         mend="Leave it out, or add a VAE with --vae.")  # fmt: skip
 
 
 def _is_copied(opened: Source, request: Request) -> bool:
