@@ -15,6 +15,7 @@ from tests.operations.checkpoint_files import (
     saved,
     weights,
 )
+from tests.operations.merge_files import lora
 
 TELLING = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
 VELOCITY = [
@@ -112,3 +113,25 @@ def test_what_the_scheduler_of_a_folder_says_is_told_in_a_single_file(tmp_path):
     adapterhub.convert(tmp_path / "a.safetensors", tmp_path / "folder", to="diffusers")
     adapterhub.convert(tmp_path / "folder", tmp_path / "b.safetensors", to="single-file")
     assert adapterhub.inspect(tmp_path / "b.safetensors").metadata["modelspec.prediction_type"] == "v"
+
+
+@pytest.mark.parametrize(("line", "predicts"), [('    parameterization: "v"\n', "v"), ("x: 1\n", "epsilon")])
+def test_a_merge_tells_what_the_yaml_beside_its_base_says(line, predicts, tmp_path):
+    base = saved(tmp_path / "base.safetensors", weights("sd1", "f2"))
+    adapterhub.merge(base, [lora(tmp_path / "lora.safetensors")], tmp_path / "silent.safetensors")
+    assert "modelspec.prediction_type" not in adapterhub.inspect(tmp_path / "silent.safetensors").metadata
+    base.with_suffix(".yaml").write_text(f"model:\n  params:\n{line}")
+    adapterhub.merge(base, [tmp_path / "lora.safetensors"], tmp_path / "out.safetensors", undo=tmp_path / "undo")
+    assert adapterhub.inspect(tmp_path / "out.safetensors").metadata["modelspec.prediction_type"] == predicts
+    _, folder = adapterhub.convert(tmp_path / "out.safetensors", tmp_path / "out", to="diffusers"), tmp_path / "out"
+    said = document(folder, "scheduler/scheduler_config.json")["prediction_type"]
+    assert said == ("v_prediction" if predicts == "v" else "epsilon")
+    adapterhub.unmerge(tmp_path / "out.safetensors", [], tmp_path / "back.safetensors", undo=tmp_path / "undo")
+    assert (tmp_path / "back.safetensors").read_bytes() == base.read_bytes()
+
+
+def test_a_merge_leaves_what_the_base_itself_says(tmp_path):
+    base = saved(tmp_path / "base.safetensors", weights("sd1", "f2"), {"modelspec.prediction_type": "epsilon"})
+    base.with_suffix(".yaml").write_text('    parameterization: "v"\n')
+    adapterhub.merge(base, [lora(tmp_path / "lora.safetensors")], tmp_path / "out.safetensors")
+    assert adapterhub.inspect(tmp_path / "out.safetensors").metadata["modelspec.prediction_type"] == "epsilon"

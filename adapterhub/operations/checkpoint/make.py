@@ -17,7 +17,7 @@ from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
 from adapterhub.operations.checkpoint.parts import lacking
-from adapterhub.operations.checkpoint.prediction import stated, velocity
+from adapterhub.operations.checkpoint.prediction import stated, told_of
 from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
@@ -124,8 +124,8 @@ def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
     fields = dict(adapter.metadata)
     if (predicts := stated(opened.package.documents)) is not None:
         fields[PREDICTION] = predicts
-    elif "unet" in adapter.components() and (by_velocity := velocity(adapter, request.source)) is not None:
-        fields.setdefault(PREDICTION, "v" if by_velocity else "epsilon")
+    else:
+        fields = fields | told_of(adapter, request.source) | fields
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 

@@ -57,6 +57,12 @@ def velocity(adapter: Adapter, source: Path) -> bool | None:
     return next(_statements(adapter, source), None)
 
 
+def told_of(adapter: Adapter, source: Path) -> dict[str, str]:
+    """ModelSpec's field for the single file of a UNet, by what the model at `source` says; nothing where nothing tells."""
+    said = velocity(adapter, source) if "unet" in adapter.components() else None
+    return {} if said is None else {PREDICTION: "v" if said else "epsilon"}
+
+
 def _statements(adapter: Adapter, source: Path) -> Iterator[bool]:
     if aside("v_pred") in adapter.tensors:
         yield True

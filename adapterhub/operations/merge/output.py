@@ -16,6 +16,7 @@ from adapterhub.metadata import HASHED
 from adapterhub.operations.casting import Tally, as_dtype
 from adapterhub.operations.checkpoint import folder
 from adapterhub.operations.checkpoint.others import Other
+from adapterhub.operations.checkpoint.prediction import told_of
 from adapterhub.operations.recipe import FIELD
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
@@ -92,12 +93,13 @@ def package(
     components.
     """
     made: dict[str, File] = {}
+    beside_base = told_of(opened.adapter, request.source) if opened.layout is single_file.LAYOUT else {}
     telling = next(name for name in opened.package.files if name != ASIDE_FILE)
     for name, file in opened.package.files.items():
         fields = {field: text for field, text in file.metadata.items() if field not in _UNTRUE}
         made[_name(name)] = File(
             tensors[name],
-            {**fields, **told} if name == telling else fields,
+            {**beside_base, **fields, **told} if name == telling else fields,
             in_given_order=True,
             late=late if name == telling else None,
         )
