@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, TARGET, as_json, base, db, debug, size
+from adapterhub.cli.options import PATH, TARGET, as_json, base, db, debug, size, variant
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import columns, counts, in_bytes, number, problems, write, write_json
 
@@ -49,6 +49,7 @@ SHOWN = 8
 )
 @click.option("--verify", is_flag=True, help="Of a whole model: read every byte back and compare it.")
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
+@variant
 @base
 @click.option("--allow-loss", is_flag=True, help="Drop what the layout has no place for, and list it.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, base, debug, paths
+from adapterhub.cli.options import as_json, base, debug, paths, variant
 from adapterhub.cli.paths import each
 from adapterhub.cli.terminal import columns, counts, escape, number, problems, trained
 
@@ -29,13 +29,12 @@ _HEADS = ("  module", "rank", "effective", "for 99 %", "‖ΔW‖", "largest", "
 @click.option("--tensors", is_flag=True, help="List every tensor and what it was taken for.")
 @click.option("--spectrum", is_flag=True, help="Of a LoRA: measure what it does to each weight.")
 @base
+@variant
 @debug
-def command(
-    paths: tuple[Path | str, ...], as_json: bool, hashed: bool, tensors: bool, spectrum: bool, base: Path | None
-) -> int:
+def command(paths: tuple[Path | str, ...], as_json: bool, hashed: bool, **options: Any) -> int:
     return each(
         paths,
-        lambda path: adapterhub.inspect(path, hash=hashed, tensors=tensors, spectrum=spectrum, base=base),
+        lambda path: adapterhub.inspect(path, hash=hashed, **options),
         describe,
         as_json=as_json,
     )

@@ -9,7 +9,7 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, strong_path
+from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, strong_path, variant
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
@@ -35,6 +35,7 @@ from adapterhub.cli.terminal import write, write_json
     "--recipe", metavar="FILE", type=PATH, help="Repeat the merge that a model or a recipe tells, to the same bytes."
 )
 @click.option("--architecture", metavar="NAME", help="Say what BASE is, where its keys leave that open.")
+@variant
 @click.option("--allow-loss", is_flag=True, help="Leave out what does not fit and let numbers overflow, and say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")

@@ -43,6 +43,11 @@ paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type
 force = click.option("--force", is_flag=True, help="Replace an output that is there already.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 base = click.option("--base", metavar="CKPT", type=PATH, help="The model that the adapter is for, where it matters.")
+variant = click.option(
+    "--variant",
+    metavar="NAME",
+    help="Of a diffusers folder: its weights of that name, as fp16, where there are several.",
+)
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import as_json, base, debug, paths
+from adapterhub.cli.options import as_json, base, debug, paths, variant
 from adapterhub.cli.paths import each
 from adapterhub.cli.terminal import counts, escape, paint, problems
 
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 @paths
 @as_json
 @base
+@variant
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @debug
-def command(paths: tuple[Path | str, ...], as_json: bool, base: Path | None, strict: bool) -> int:
+def command(paths: tuple[Path | str, ...], as_json: bool, base: Path | None, variant: str | None, strict: bool) -> int:
     def status(found: Validation) -> int:
         return int(not found.valid or (strict and bool(found.problems)))
 
-    return each(paths, lambda path: adapterhub.validate(path, base=base), describe, as_json=as_json, status=status)
+    return each(
+        paths,
+        lambda path: adapterhub.validate(path, base=base, variant=variant),
+        describe,
+        as_json=as_json,
+        status=status,
+    )
 
 
 def describe(found: Validation) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files.folder import WEIGHTS, Folder, listed
+from adapterhub.files.folder import WEIGHTS, Folder, listed, variant_of
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import ASIDE_FILE, Problem
 
@@ -46,7 +46,6 @@ DOCUMENTS = (
 """Files that say something about the weights beside them: those of cog-sdxl, and of the sd-concepts-library, come last."""
 SCHEDULER = "scheduler"
 _COMPONENT = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.")
-_NO_VARIANT = re.compile(r"\w+\.\w+(\.index\.json)?")
 _CODE_FIELDS = ("auto_map", "custom_pipeline")
 
 
@@ -64,6 +63,7 @@ def survey(folder: Folder, limits: Limits) -> tuple[Contents, list[Problem]]:
     """What of `folder` is to be read, and what was odd. UsageError where nothing or too much fits."""
     for recognise in (_known, _peft_components, _pipeline, _lone):
         if contents := recognise(folder, limits):
+            require_variant(folder, contents.weights if contents.pipeline else None)
             return contents, folder.problems
     raise UsageError(
         f"{folder.path} holds no adapter and no model that adapterhub reads",
@@ -163,11 +163,38 @@ def _named(folder: Folder, limits: Limits) -> Collection[str]:
     return named
 
 
+def require_variant(folder: Folder, weights: Iterable[str] | None) -> None:
+    """Raises UsageError where a variant is asked for that none of the `weights` of a pipeline is of; None for what is none."""
+    if folder.variant is None:
+        return
+    if weights is None:
+        raise UsageError("--variant is for the folder of a pipeline, with model_index.json",
+                         mend="Leave it out, and give the file that is meant.")  # fmt: skip
+    if folder.variant not in map(variant_of, weights):
+        parts = [folder.part(name) for name in COMPONENTS if name in folder.folders]
+        there = {variant_of(name) for part in parts for names in _weights_of(part) for name in names} - {""}
+        raise UsageError(f"{folder.path} holds no weights of the variant {folder.variant!r}",
+                         mend=f"Leave out --variant; there are: {', '.join(sorted(there)) or 'none'}.")  # fmt: skip
+
+
 def preferred(folder: Folder) -> list[str]:
-    """The weights of one component: without a variant if there are such, else of the only variant there is."""
-    found = [[name for name in folder.models({suffix}) if _COMPONENT.match(name)] for suffix in WEIGHTS]
-    plain = [name for names in found for name in sorted(names, key=len) if _NO_VARIANT.fullmatch(name)]
-    return plain[:1] or folder.at_most_one(next(filter(None, found), []))
+    """The weights of one component: of the variant that is asked for, else without a variant if there are such, else of the
+    only variant there is.
+    """
+    found = _weights_of(folder)
+    for wanted in (folder.variant, ""):
+        if there := [name for names in found for name in sorted(names, key=len) if variant_of(name) == wanted]:
+            return there[:1]
+    several = next(filter(None, found), [])
+    choices = " or ".join(f"--variant {name}" for name in sorted({variant_of(name) for name in several}))
+    return folder.at_most_one(
+        several, f"convert, merge, inspect and validate take {choices}; else give one of these files."
+    )
+
+
+def _weights_of(folder: Folder) -> list[list[str]]:
+    """The weights of one component by their endings, as in WEIGHTS."""
+    return [[name for name in folder.models({suffix}) if _COMPONENT.match(name)] for suffix in WEIGHTS]
 
 
 def _lone(folder: Folder, limits: Limits) -> Contents | None:

@@ -22,6 +22,7 @@ WEIGHTS = (".safetensors", ".bin")
 """How weights of a well-known name end; where both are there, diffusers and PEFT take the first."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+\Z")
 INDEX = re.compile(r"(\.safetensors|\.bin)\.(\w+\.)?index(\.\w+)?\.json\Z")
+_WORDS = frozenset({"safetensors", "bin", "index", "json"})
 _TRAINING = re.compile(r"(optimizer|scheduler|sampler|scaler|training_args)(_\d+)?\.\w+\Z")
 """What accelerate and transformers save beside a model to go on training it (`accelerate/utils/constants.py`)."""
 
@@ -50,11 +51,12 @@ class Listing:
 
 class Folder:
     """A folder, listed when that is asked for; only regular files and links to such are in `files`, and what is neither file nor
-    folder in `problems`. A folder that is not on this disk has its own `_listed`, `source`, `holds` and `part`.
+    folder in `problems`. A folder that is not on this disk has its own `_listed`, `source`, `holds` and `part`. `variant` is
+    the one that is asked for where weights are there in several.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, variant: str | None = None) -> None:
+        self.path, self.variant = path, variant
 
     @property
     def files(self) -> set[str]:
@@ -84,7 +86,7 @@ class Folder:
 
     def part(self, name: str) -> Folder:
         """The folder `name` in it; itself without a name."""
-        return Folder(self.path / name) if name else self
+        return Folder(self.path / name, self.variant) if name else self
 
     def source(self, name: str, by: Path | None = None) -> Source:
         """The file `name`, open, to which `by` (an index; the folder) refers. MalformedFile where it does not lie within."""
@@ -110,10 +112,10 @@ class Folder:
         """The weights called `stem`, by the first ending of WEIGHTS that is there."""
         return next((stem + suffix for suffix in WEIGHTS if stem + suffix in self.files), None)
 
-    def at_most_one(self, names: list[str]) -> list[str]:
+    def at_most_one(self, names: list[str], mend: str = "Give one of these files.") -> list[str]:
         """`names`. UsageError if there are several."""
         if len(names) > 1:
-            raise UsageError(f"{self.path} holds several models: {listed(names)}", mend="Give one of these files.")
+            raise UsageError(f"{self.path} holds several models: {listed(names)}", mend=mend)
         return names
 
     def missing(self, name: str, part: Folder) -> MalformedFile:
@@ -128,6 +130,13 @@ def listed(names: Iterable[str]) -> str:
     """Names for a message: escaped, in order, the first twelve."""
     names = sorted(names)
     return ", ".join(map(ascii, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def variant_of(name: str) -> str:
+    """What stands in a name of weights, or of their index, between the words that all such names have; empty for none.
+    Source: diffusers `utils/hub_utils.py` (`_add_variant`) and the older place, before `index`.
+    """
+    return ".".join(word for word in name.split(".")[1:] if word not in _WORDS)
 
 
 def _ending(name: str) -> str:

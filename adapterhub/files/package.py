@@ -58,7 +58,7 @@ class Package:
     """What was read from `path`, or what is to be written.
 
     `files` and `paths` are keyed by relative file name; the shards of one model are one File, and each has its path.
-    `size` counts the bytes on disk of all tensor files.
+    `size` counts the bytes on disk of all tensor files; `variant` is what was asked for of a folder.
     """
 
     path: Path | None
@@ -69,6 +69,7 @@ class Package:
     size: int = 0
     paths: Mapping[str, Path] = field(default_factory=dict)
     sources: tuple[Source, ...] = field(default=(), repr=False)
+    variant: str | None = None
 
     @classmethod
     def new(

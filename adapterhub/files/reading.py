@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.files.containers import Opened, closing_on_error, open_source
-from adapterhub.files.directories import read_documents, survey
-from adapterhub.files.folder import Folder
+from adapterhub.files.directories import read_documents, require_variant, survey
+from adapterhub.files.folder import INDEX, Folder
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import is_index, open_model, open_part
 from adapterhub.files.package import DIRECTORY, SHARDED, Package, Problem
 from adapterhub.files.source import Elsewhere, Range, Source
 
 
-def read(path: Path, *, limits: Limits = LIMITS) -> Package:
+def read(path: Path, *, limits: Limits = LIMITS, variant: str | None = None) -> Package:
     """The package at `path`: a safetensors or torch file, a picture with an embedding in it, an index of shards (`.json`),
-    or a folder that holds one or several of these.
+    or a folder that holds one or several of these, a pipeline perhaps in the `variant` that is asked for.
 
     Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle.
     Raises UsageError where nothing or too much fits, MalformedFile for what breaks a rule, MachineFailure where the
     system refuses.
     """
     path = Path(path)
+    folder = Folder(path, variant)
     if os.path.isdir(path):
-        return read_folder(Folder(path), limits=limits)
+        return read_folder(folder, limits=limits)
+    require_variant(folder, None)
     opened = open_model(path, limits)
     return _package(path, _container(path.name, opened), {path.name: opened})
 
@@ -43,7 +45,8 @@ def read_folder(folder: Folder, *, limits: Limits = LIMITS) -> Package:
             sources.extend(models[name].sources.values())
         problems += _unread(models)
     container = DIRECTORY if contents.whole else _container(*next(iter(models.items())))
-    return _package(folder.path, container, models, documents, [*odd, *problems])
+    package = _package(folder.path, container, models, documents, [*odd, *problems])
+    return replace(package, variant=folder.variant)
 
 
 def read_part(folder: Folder, name: str, *, limits: Limits = LIMITS) -> Package:
@@ -87,9 +90,9 @@ SMALL = 16
 """Bytes of a tensor that is a number: an alpha, a scale."""
 
 
-def opened(given: Path | str | Package) -> Package:
+def opened(given: Path | str | Package, variant: str | None = None) -> Package:
     """What was opened already, or what lies at a path."""
-    return given if isinstance(given, Package) else read(Path(given))
+    return given if isinstance(given, Package) else read(Path(given), variant=variant)
 
 
 def _package(
@@ -124,8 +127,11 @@ def _container(name: str, model: Opened) -> str:
 
 
 def _joined(name: str) -> str:
-    """The name of the whole that an index joins: without `.index` and `.json`."""
-    return name.removesuffix(".json").replace(".index", "") if is_index(name) else name
+    """The name of the whole that an index joins: without `.index` and `.json`, its variant where that of a file stands."""
+    if (found := INDEX.search(name)) is not None:
+        variant = (found[2] or found[3] or "").strip(".")
+        return name[: found.start()] + (f".{variant}" if variant else "") + found[1]
+    return name.removesuffix(".json") if is_index(name) else name
 
 
 def _beside(name: str, part: str) -> str:

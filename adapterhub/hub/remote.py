@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import NeedsDownload
+from adapterhub.errors import NeedsDownload, UsageError
 from adapterhub.files import Address, Elsewhere, Package, read_source
 from adapterhub.hub.addresses import Plain, is_address, located, shown
 from adapterhub.hub.choosing import choose
@@ -29,6 +29,7 @@ def inspect(
     tensors: bool = False,
     spectrum: bool = False,
     base: Path | str | None = None,
+    variant: str | None = None,
 ) -> Inspection:
     """What the file or folder at `path` is, which may be an address: hf://user/name[@revision][/file] or https://….
 
@@ -38,23 +39,30 @@ def inspect(
     from adapterhub.operations.inspect import inspect as local
 
     if not is_address(str(path)):
-        return local(path, hash=hash, tensors=tensors, spectrum=spectrum, base=base)
+        return local(path, hash=hash, tensors=tensors, spectrum=spectrum, base=base, variant=variant)
+    _require_no(variant)
     if hash or spectrum:
         raise NeedsDownload(shown(str(path)), "digests and spectra take all of it")
     with opened(str(path)) as package:
         return local(package, tensors=tensors)
 
 
-def validate(path: Path | str, *, base: Path | str | None = None) -> Validation:
+def validate(path: Path | str, *, base: Path | str | None = None, variant: str | None = None) -> Validation:
     """Whether the file or folder at `path` is sound; of a remote one as far as its header tells, which a warning says."""
     from adapterhub.operations.validate import validate as local
 
     if not is_address(str(path)):
-        return local(path, base=base)
+        return local(path, base=base, variant=variant)
+    _require_no(variant)
     if base is not None:
         raise NeedsDownload(shown(str(path)), "its values are not read for a base")
     with opened(str(path)) as package:
         return local(package, values=False)
+
+
+def _require_no(variant: str | None) -> None:
+    if variant is not None:
+        raise UsageError("--variant is for folders on this machine", mend="Give the address of the file that is meant.")
 
 
 @contextmanager

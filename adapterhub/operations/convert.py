@@ -7,7 +7,10 @@ renames moves bytes and imports no torch.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -18,7 +21,7 @@ from adapterhub.operations.base import base_of
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
 from adapterhub.operations.proof import Proof
 from adapterhub.operations.recipe import recorded
-from adapterhub.operations.source import open_adapter
+from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
 from adapterhub.operations.work import WholeArguments, whole_options
 
@@ -35,6 +38,7 @@ def convert(
     dtype: str | None = None,
     base: Path | str | None = None,
     architecture: str | None = None,
+    variant: str | None = None,
     token: str | None = None,
     image: Path | str | None = None,
     extract_embeddings: bool = False,
@@ -51,8 +55,9 @@ def convert(
     LoRAs: `as_algorithm` ("lora", "full") changes what a module is made of, with `rank` for an approximation;
     `extract_embeddings` writes the embeddings that travel in the file, and nothing else. Embeddings: `token` renames, `image`
     is the picture that an `a1111-image` is written onto. Hypernetworks: into a layout of LoRAs they are folded for `base`,
-    and `fit` allows a least-squares fit of those that are not linear. Whole models: see `WholeArguments`. For all: `dtype`
-    ("fp32", "fp16", "bf16") casts; `base` is the model whose weights the result depends on.
+    and `fit` allows a least-squares fit of those that are not linear. Whole models: `variant` is that of a folder whose weights
+    are there in several, else see `WholeArguments`. For all: `dtype` ("fp32", "fp16", "bf16") casts; `base` is the model whose
+    weights the result depends on.
 
     With `dry_run` nothing is written; without `check` nothing is read twice: neither the error nor whole-file digests are
     known; without `digests` the error alone is. Raises what `adapterhub.errors` lists.
@@ -60,16 +65,23 @@ def convert(
     wish = Wish(source=Path(source), target=str(target), to=to, for_tool=for_tool, algorithm=as_algorithm, rank=rank, dtype=dtype,
                 token=token, image=_path(image), extract_embeddings=extract_embeddings, fit=fit, allow_loss=allow_loss,
                 force=force, whole=whole_options(whole))  # fmt: skip
-    return _carried_out(wish, _path(base), architecture, dry_run=dry_run, check=check, digests=digests and check)
+    opening = partial(open_adapter, wish.source, architecture=architecture, variant=variant, allow_loss=allow_loss)
+    return _carried_out(wish, _path(base), opening, dry_run=dry_run, check=check, digests=digests and check)
 
 
 def _carried_out(
-    wish: Wish, base: Path | None, architecture: str | None, *, dry_run: bool, check: bool, digests: bool
+    wish: Wish,
+    base: Path | None,
+    opening: Callable[[], AbstractContextManager[Source]],
+    *,
+    dry_run: bool,
+    check: bool,
+    digests: bool,
 ) -> Conversion:
     started = time.perf_counter()
     wish.check()
     with (
-        open_adapter(wish.source, architecture=architecture, allow_loss=wish.allow_loss) as opened,
+        opening() as opened,
         base_of(base, opened.adapter.architecture, opened.identity.also) as weights,
     ):
         kind, request = wish.met(opened.identity.kind, opened.layout)

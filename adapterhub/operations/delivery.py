@@ -116,6 +116,8 @@ class Report:
         dry_run: bool = False,
     ) -> Conversion:
         made = self.made
+        odd = [problem.model_copy(update={"mend": made.mended.get(problem.code, problem.mend)})
+               for problem in self.opened.problems]  # fmt: skip
         size = size_of(made.encoded.package)
         return Conversion(
             source=SourceDocument(path=str(self.wish.source), sha256=hashed.result() if hashed else None),
@@ -125,7 +127,7 @@ class Report:
             modules=len(made.adapter.modules()),
             entries=made.entries,
             summary=summary(made.entries),
-            problems=[*warnings_of(self.opened.package), *self.opened.problems, *made.problems, *made.told()],
+            problems=[*warnings_of(self.opened.package), *odd, *made.problems, *made.told()],
             size=size,
             forecast=self._forecast(size) if dry_run else None,
             dry_run=dry_run,

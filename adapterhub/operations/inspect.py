@@ -30,16 +30,18 @@ def inspect(
     tensors: bool = False,
     spectrum: bool = False,
     base: Path | str | None = None,
+    variant: str | None = None,
 ) -> Inspection:
     """What the file or folder at `path`, or the package that was opened, is: kind, layout, architecture, algorithms, ranks, metadata, problems.
 
     `hash` adds the fingerprint and every digest that people quote, which reads the whole file; `tensors` lists all keys.
-    `spectrum` measures what a LoRA does to each weight, in relation to the weights of `base` if that is given.
+    `spectrum` measures what a LoRA does to each weight, in relation to the weights of `base` if that is given. `variant` is
+    that of a pipeline's folder whose weights are there in several.
     A well-formed file that is no adapter is kind `unknown`; a malformed one raises MalformedFile.
     """
     if base is not None and not spectrum:
         raise UsageError("a base is only compared with where a spectrum is asked for", mend="Add --spectrum.")
-    with files.opened(path) as package:
+    with files.opened(path, variant) as package:
         identity = layouts.identify(package)
         reading, broken = decoded(package, identity)
         fields: dict[str, Any] = {"metadata": _metadata(package)}

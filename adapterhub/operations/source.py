@@ -7,12 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import adapterhub.architectures as architectures
 import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Adapter, Kind
 from adapterhub.documents import Problem
 from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter
 from adapterhub.files import Package
+from adapterhub.files.directories import PIPELINE
 from adapterhub.layouts.base import Layout, Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations import work
@@ -52,6 +54,7 @@ def open_adapter(
     given: Path | Package,
     *,
     architecture: str | None = None,
+    variant: str | None = None,
     allow_loss: bool = False,
     kinds: Collection[Kind] = layouts.KINDS,
     forgiven: Collection[str] = (),
@@ -59,11 +62,11 @@ def open_adapter(
     """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
     code is in `forgiven` do not count: who opens it mends them.
     """
-    with files.opened(given) as package:
+    with files.opened(given, variant) as package:
         identity = layouts.identify(package, architecture=architecture)
         reading = identity.decode(package)
         if reading is None or identity.kind not in kinds:
-            raise _not_one(package.path, identity, kinds)
+            raise _not_one(package, identity, kinds)
         _, problems = work.of(identity.kind).examine(package, identity, reading)
         counted = grouped(problem for problem in problems if problem.code not in forgiven)
         source = _checked(Source(package, identity, reading, tuple(counted)), allow_loss)
@@ -72,13 +75,26 @@ def open_adapter(
         package.ensure_unchanged()
 
 
-def _not_one(path: Path | None, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
-    wanted = " or ".join(map(_titled, kinds))
+def _not_one(package: Package, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
+    path, wanted = package.path, " or ".join(map(_titled, kinds))
+    if identity.foreign is not None and identity.foreign.kind in kinds:
+        known = ", ".join(architectures.get(name).title for name in architectures.NAMES)
+        return NotAnAdapter(f"{path}: {identity.foreign.title}{_pipeline(package)}, which is not supported: of no architecture "
+                            "that adapterhub knows", mend=f"It works on {known}.")  # fmt: skip
     if identity.foreign is not None:
         return NotAnAdapter(f"{path}: {identity.foreign.title}, and not {wanted}")
     if identity.kind in layouts.KINDS and identity.kind not in kinds:
         return NotAnAdapter(f"{path}: {_titled(identity.kind)}, and not {wanted}")
     return NotAnAdapter(f"{path}: no layout explains its keys", mend="adapterhub inspect --tensors lists them.")
+
+
+def _pipeline(package: Package) -> str:
+    """Which pipeline a folder is for, and what it is made of."""
+    index = package.documents.get(PIPELINE)
+    if not isinstance(index, dict):
+        return ""
+    parts = ", ".join(dict.fromkeys(name.partition("/")[0] for name in package.files if "/" in name))
+    return f" for {index.get('_class_name', 'a pipeline')} ({parts})"
 
 
 def _titled(kind: Kind) -> str:

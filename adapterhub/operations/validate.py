@@ -17,16 +17,19 @@ from adapterhub.operations.problems import grouped, warning
 from adapterhub.operations.source import decoded, warnings_of
 
 
-def validate(path: Path | str | Package, *, base: Path | str | None = None, values: bool = True) -> Validation:
+def validate(
+    path: Path | str | Package, *, base: Path | str | None = None, variant: str | None = None, values: bool = True
+) -> Validation:
     """Whether the file or folder at `path` is sound: no problem is an error.
 
     Every value is read, one tensor at a time; of a file of no kind only the container is checked. With `base`, each module
     of an adapter must be there in a fitting shape, and what depends on its weights must come out finite; torch is imported
     for that, and where a change may be beyond float16. A whole model is compared with `base`: `descent` says how far it
-    moved from there. A malformed file raises MalformedFile. Without `values` only the header is looked at, and a warning says so.
+    moved from there. `variant` is that of a pipeline's folder whose weights are there in several. A malformed file raises
+    MalformedFile. Without `values` only the header is looked at, and a warning says so.
     """
     origin = Path(base) if base is not None else None
-    with files.opened(path) as package:
+    with files.opened(path, variant) as package:
         identity = layouts.identify(package)
         reading, problems = decoded(package, identity)
         problems += _problems(package, identity, reading, None if identity.kind is Kind.CHECKPOINT else origin, values)

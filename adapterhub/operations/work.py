@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -115,7 +115,7 @@ class Made:
     """The adapter in its new form, what it is written as, and what became of every tensor.
 
     `source` is what the written file is compared with, `error` the largest relative error that was made on purpose;
-    `told` are problems that are known when all is written.
+    `told` are problems that are known when all is written, `mended` what was done to those of the source, by code.
     """
 
     source: Adapter
@@ -126,6 +126,7 @@ class Made:
     error: float = 0.0
     problems: list[Problem] = field(default_factory=list)
     told: Callable[[], list[Problem]] = list
+    mended: Mapping[str, str] = field(default_factory=dict)
 
 
 class Work(Protocol):

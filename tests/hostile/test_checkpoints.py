@@ -164,7 +164,9 @@ def test_a_text_encoder_of_sdxl_in_a_file_of_sd1_is_refused(mix, to, kept, tmp_p
     source = saved(tmp_path / "mixed.safetensors", tensors)
     done = cli("convert", source, "-o", tmp_path / ("new" if to == "diffusers" else "new.safetensors"), "--to", to)
     assert (done.status, [path.name for path in tmp_path.iterdir()]) == (3, ["mixed.safetensors"])
-    assert "tensors are missing" in done.err
+    assert "components of several models in one file" in done.err
+    assert "conditioner.embedders.1.model.* of Stable Diffusion XL 1.0 base" in done.err
+    assert "model.diffusion_model.* of Stable Diffusion 1.x" in done.err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.999])

@@ -99,14 +99,16 @@ def full(name: str) -> dict[str, tuple[int, ...]]:
 
 def test_a_weight_of_another_shape_is_an_error_and_the_model_is_refused(tmp_path):
     shapes = full("sd1")
-    shapes[f"{UNET}middle_block.1.proj_in.weight"] = (1280, 1280)  # linear, as in SD 2
+    shapes[f"{UNET}middle_block.1.proj_in.weight"] = (1280, 1280, 3, 3)
     shapes[f"{UNET}out.2.bias"] = (5,)
     path = empty(tmp_path / "model.safetensors", shapes)
     assert found(path) == [
         ("error", "shape-mismatch", "unet.mid_block.attentions.0.proj_in"),
         ("error", "shape-mismatch", "unet.conv_out"),
     ]
-    with pytest.raises(BrokenAdapter, match=r"\[1280, 1280\], where Stable Diffusion 1.x has \[1280, 1280, 1, 1\]"):
+    with pytest.raises(
+        BrokenAdapter, match=r"\[1280, 1280, 3, 3\], where Stable Diffusion 1.x has \[1280, 1280, 1, 1\]"
+    ):
         adapterhub.convert(path, tmp_path / "out", to="diffusers")
     assert not (tmp_path / "out").exists()
 

@@ -133,7 +133,7 @@ def as_folder(package: Package, parts: Mapping[str, tuple[str, File]], architect
         if held in placed.tensors:
             placed.rest.append(place)
         else:
-            placed.tensors[held], placed.places[held] = tensor, place
+            placed.place(held, tensor, place, architecture)
     return placed
 
 

@@ -18,11 +18,21 @@ _SUFFIXES = {role: kind for kind, role in _ROLES.items()}
 
 @dataclass
 class Placed:
-    """Tensors by key, the place of each in its file, and the names that no row has."""
+    """Tensors by key, the place of each in its file, the names that no row has, and what has other axes in the file."""
 
     tensors: dict[Key, LazyTensor] = field(default_factory=dict)
     places: dict[Key, str] = field(default_factory=dict)
     rest: list[str] = field(default_factory=list)
+    turned: set[Key] = field(default_factory=set)
+
+    def place(self, held: Key, tensor: LazyTensor, place: str, architecture: str) -> None:
+        """Takes in what stands at `place`: a linear layer as a 1×1 convolution where the architecture has one, or the other way
+        around.
+        """
+        expected = _as_expected(held, tensor, architecture)
+        self.tensors[held], self.places[held] = expected, place
+        if expected is not tensor:
+            self.turned.add(held)
 
 
 def key(name: str) -> Key:
@@ -59,9 +69,22 @@ def take_apart(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
             placed.rest.append(name)
             continue
         for ours, part in zip(map(key, row.tensors), _inward(row, tensor), strict=True):
-            placed.tensors[ours] = part
-            placed.places[ours] = name
+            placed.place(ours, part, name, architecture)
     return placed
+
+
+def _as_expected(held: Key, tensor: LazyTensor, architecture: str) -> LazyTensor:
+    known = architectures.get(architecture).weights.get(held.component, {}).get(held.module, ())
+    is_point = len(known) == 2 or known[2:] == (1, 1)
+    is_other = held.role is Role.LAYER_WEIGHT and len(known) != len(tensor.shape)
+    return turned(tensor) if is_point and is_other else tensor
+
+
+def turned(tensor: LazyTensor) -> LazyTensor:
+    """A 1×1 convolution as a linear layer, and the other way around; what is neither stays."""
+    if len(tensor.shape) == 2:
+        return tensor.reshape(*tensor.shape, 1, 1)
+    return tensor.reshape(*tensor.shape[:2]) if tensor.shape[2:] == (1, 1) else tensor
 
 
 def as_layer(held: Key, tensor: LazyTensor, architecture: str) -> LazyTensor | None:

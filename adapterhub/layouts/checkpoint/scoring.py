@@ -17,11 +17,11 @@ _INPUT = Module("unet", "conv_in")
 
 
 class Score(NamedTuple):
-    """How well an architecture explains a model; the greatest is the best."""
+    """How well an architecture explains a model; the greatest is the best. A 1×1 convolution has the shape of a linear layer."""
 
     named: int
-    axes: int
     shapes: int
+    axes: int
 
 
 class Judged(NamedTuple):
@@ -48,15 +48,16 @@ def score(placed: Placed, architecture: str) -> Score:
     """The marks of `architecture` for the weights that it names."""
     weights = architectures.get(architecture).weights
     named = axes = shapes = 0
-    for (component, module, role), tensor in placed.tensors.items():
+    for held, tensor in placed.tensors.items():
+        component, module, role = held
         if role is Role.ASIDE:
             continue
         named += 1
         known = weights[component][module]
         expected: Shape = known if role is Role.LAYER_WEIGHT else known[:1]
-        axes += len(expected) == len(tensor.shape)
+        axes += len(expected) == len(tensor.shape) and held not in placed.turned
         shapes += expected == tensor.shape
-    return Score(named, axes, shapes)
+    return Score(named, shapes, axes)
 
 
 def misfits(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Key, Shape, Shape]]:

@@ -7,7 +7,7 @@ Source: CompVis/stable-diffusion, Stability-AI/stablediffusion and generative-mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import adapterhub.architectures as architectures
@@ -15,7 +15,7 @@ from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.files import SAFETENSORS, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
-from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart
+from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart, turned
 from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.tensors import LazyTensor
 
@@ -34,6 +34,10 @@ _MOVED: Mapping[str, Mapping[str, str]] = {
 """By architecture, places that some files have, and those that all others have for the same: CLIP without `text_model.`, as
 NovelAI's model and what Kohya writes with transformers ≥ 5.6 have it; SD 2.1 Turbo in the names of SGM, as it was published.
 """
+
+
+AXES = "adapterhub.axes"
+"""The field of metadata, in a folder, that tells which layers of the single file had other axes than most have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +70,14 @@ class SingleFile:
     def encode(self, adapter: Adapter, form: Form) -> Encoded:
         """One file of everything."""
         tensors = put_together(adapter.tensors, adapter.architecture)
+        tensors |= {
+            place: turned(tensors[place]) for place in adapter.metadata.get(AXES, "").split() if place in tensors
+        }
         tensors |= {key.module: tensor for key, tensor in adapter.tensors.items() if key.component == ASIDE}
+        metadata = {field: text for field, text in adapter.metadata.items() if field != AXES}
         name = f"{form.stem or 'model'}.safetensors"
         places = {key: self.place(key, adapter) for key in adapter.tensors}
-        return Encoded(Package.new({name: File(tensors, adapter.metadata, container=form.container)}), places)
+        return Encoded(Package.new({name: File(tensors, metadata, container=form.container)}), places)
 
 
 LAYOUT = SingleFile()
@@ -86,11 +94,14 @@ def reading(placed: Placed, architecture: str, metadata: Mapping[str, str]) -> R
 
 
 def _reading(package: Package, judged: Judged) -> Reading:
-    placed = judged.placed
+    placed, metadata = judged.placed, dict(package.only.metadata)
+    metadata.pop(AXES, None)
+    if placed.turned:
+        metadata[AXES] = " ".join(sorted({place_of(judged.architecture)[held] for held in placed.turned}))
     for name in placed.rest:
         held = aside(_usual(name, package.only.tensors, judged.architecture))
         placed.tensors[held], placed.places[held] = package.only.tensors[name], name
-    return reading(placed, judged.architecture, package.only.metadata)
+    return reading(placed, judged.architecture, metadata)
 
 
 def _judged(package: Package) -> Judged | None:
@@ -109,7 +120,7 @@ def as_whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     names = {_usual(name, tensors, architecture): name for name in tensors}
     placed = take_apart({usual: tensors[name] for usual, name in names.items()}, architecture)
     there = {key: names[place] for key, place in placed.places.items()}
-    return Placed(placed.tensors, there, [names[usual] for usual in placed.rest])
+    return replace(placed, places=there, rest=[names[usual] for usual in placed.rest])
 
 
 def _usual(name: str, tensors: Mapping[str, LazyTensor], architecture: str) -> str:
@@ -143,4 +154,4 @@ def _of(tensors: Mapping[str, LazyTensor], component: str, architecture: str) ->
         return Placed()
     placed = take_apart({part.prefix + name: tensor for name, tensor in tensors.items()}, architecture)
     bare = {key: place.removeprefix(part.prefix) for key, place in placed.places.items()}
-    return Placed(placed.tensors, bare, [name.removeprefix(part.prefix) for name in placed.rest])
+    return replace(placed, places=bare, rest=[name.removeprefix(part.prefix) for name in placed.rest])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Role
@@ -11,6 +11,7 @@ from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of, weights_of
+from adapterhub.layouts.checkpoint.mixture import mixture
 from adapterhub.layouts.checkpoint.places import stacks
 from adapterhub.layouts.checkpoint.scoring import misfits
 from adapterhub.layouts.identity import Identity
@@ -22,14 +23,18 @@ from adapterhub.tensors import LazyTensor
 _OTHER_WIDTHS = 0.5
 """A model most of whose weights have other shapes is a smaller one with the same names; fewer, and some are wrong."""
 _SHOWN = 3
+_MIXED = "mixed-architectures"
+_OF_MIXTURES = {"shape-mismatch", "missing-weights", "foreign-keys"}
+"""What goes wrong where the components of a file are of several architectures."""
 
 
 def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
     """Every problem that the header tells."""
-    yield from _shapes(reading)
-    yield from _dtypes(reading)
-    yield from _gaps(reading)
-    yield from _beside(reading)
+    wrong = [*_shapes(reading), *_dtypes(reading), *_gaps(reading)]
+    beside = list(_beside(reading))
+    yield from _mixed(package, [*wrong, *beside])
+    yield from wrong
+    yield from beside
     parts = {module.component for module in reading.modules} - {ASIDE}
     if identity.also and parts != {"vae"}:  # SD 1, 2 and XL have one and the same VAE by shape
         yield warning("ambiguous-architecture", "", f"the weights are those of {', '.join(identity.also)} as well; taken as {identity.architecture}")  # fmt: skip
@@ -38,6 +43,19 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
         title = architectures.get(reading.architecture).title
         yield warning("metadata-contradicts", "metadata", f"claims {told}, and the weights are those of {title}",
                       "The weights count; convert writes metadata that agrees.")  # fmt: skip
+
+
+def _mixed(package: Package, found: Sequence[Problem]) -> Iterator[Problem]:
+    """Components of several architectures in a single file in which something was `found` that this explains."""
+    if len(package.files) != 1 or not any(problem.code in _OF_MIXTURES for problem in found):
+        return
+    if parts := mixture(package.only.tensors):
+        titles = {head: " or ".join(architectures.get(name).title for name in names)
+                  for head, names in parts.items() if len(names) < len(architectures.NAMES)}  # fmt: skip
+        told = ", ".join(f"{head}* of {title}" for head, title in titles.items())
+        broken = any(problem.severity == "error" for problem in found)
+        yield (error if broken else warning)(_MIXED, "", f"components of several models in one file: {told}",
+                                             "Get the original files: each component has to be of one model.")  # fmt: skip
 
 
 def _shapes(reading: Reading) -> Iterator[Problem]:

@@ -16,14 +16,17 @@ from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_document
 from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
+from adapterhub.operations.checkpoint import edm
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
+from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
 _CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
+_ORIGIN = "_name_or_path"
 _MAKE = ("use_linear_projection", "addition_embed_type")
 """Fields of a UNet's configuration that tell architectures from one another at any width."""
 
@@ -39,8 +42,13 @@ def completed(
     parts = [part for part in adapter.components() if part != ASIDE]
     told, problems = variants(adapter, request.source)
     documents = pipeline.documents(adapter.architecture, parts, told)
+    if (sampled := edm.sampled(documents, adapter)) is not None:
+        documents = sampled
+    elif (marker := edm.is_marked(adapter)) is not None:
+        problems.append(warning("scheduler-untold", marker, "the model is sampled by EDM, and its markers do not tell how",
+                                "Give a folder that does, with --config."))  # fmt: skip
     given = _given(opened, request, adapter)
-    documents = _with_given(documents, given, parts, beside)
+    documents = _with_projections(_with_given(documents, given, parts, beside), adapter)
     documents = _with_tokenizers(documents, opened, request)
     held = dict(encoded.package.files)
     for other in beside:
@@ -83,7 +91,7 @@ def _with_given(
 ) -> dict[str, Any]:
     """`documents` with those of another folder, whose index names only what is written here."""
     wanted = {PIPELINE, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
-    taken = {name: document for name, document in given.items() if name in wanted}
+    taken = {name: _without_origin(document) for name, document in given.items() if name in wanted}
     rows = {other.name: other.row for other in beside}
     if PIPELINE in taken:
         there = documents[PIPELINE]
@@ -93,6 +101,22 @@ def _with_given(
             index[_SAFETY] = False
         taken[PIPELINE] = index | rows
     return {**documents, **taken}
+
+
+def _without_origin(document: Any) -> Any:
+    """A configuration without the place that its component once came from: a path of somebody's disk, or another model."""
+    if not isinstance(document, dict):
+        return document
+    return {name: value for name, value in document.items() if name != _ORIGIN}
+
+
+def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
+    """`documents` whose UNet has the projections that are written, whatever the folder's had."""
+    name, linear = f"unet/{_CONFIG}", _MAKE[0]
+    config, usual = documents.get(name), pipeline.documents(adapter.architecture, ["unet"])[name].get(linear)
+    if not isinstance(config, dict) or bool(config.get(linear)) == bool(usual):
+        return documents
+    return {**documents, name: {**config, linear: bool(usual)}}
 
 
 def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:

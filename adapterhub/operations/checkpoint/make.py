@@ -8,7 +8,7 @@ from adapterhub.adapter import Adapter, Key
 from adapterhub.documents import Action, LedgerEntry, Problem
 from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
-from adapterhub.layouts.base import WholeLayout
+from adapterhub.layouts.base import Encoded, WholeLayout
 from adapterhub.layouts.checkpoint import single_file
 from adapterhub.layouts.checkpoint.aside import ASIDE, are_out_of_order, are_positions, extra_of, positions
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
@@ -16,7 +16,8 @@ from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
-from adapterhub.operations.checkpoint.prediction import stated, velocity
+from adapterhub.operations.checkpoint.parts import lacking
+from adapterhub.operations.checkpoint.prediction import stated, told_of
 from adapterhub.operations.checkpoint.scaled import require_plain
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
@@ -33,6 +34,7 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
     "reshaped": ("reshape", "reshape", "a 1×1 convolution there, a linear layer here"),
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
+_TURNED = "a linear layer is a 1×1 convolution where others have one, and the other way around"
 _UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
@@ -55,6 +57,7 @@ def make(opened: Source, request: Request) -> Made:
     if options.only is not None:
         adapter = _only(adapter, options.only, ledger)
     beside = others(opened.package, opened.stack)
+    _require_vae(adapter, request)
     source = adapter = _mended(adapter, ledger)
     adapter = cast(adapter, lambda held: _dtype(held, request), ledger, tally)
     layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
@@ -62,15 +65,30 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
         adapter = _placed(adapter, layout, request, ledger, beside)
         adapter = _told(adapter, opened, request)
-    _cross(adapter, opened, layout, ledger)
+    if options.only is None:
+        problems += lacking(adapter, layout)
     encoded = layout.encode(adapter, request.form)
+    _cross(adapter, opened, layout, encoded, ledger)
     if encoded.package.container == DIRECTORY:
         kept = beside if options.only is None else []
         encoded, told = folder.completed(encoded, adapter, opened, request, kept)
         problems += told
     entries = ledger.entries(encoded) + _entries(beside, request)
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
-    return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()))
+    return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()),
+                mended=_done(request))  # fmt: skip
+
+
+def _done(request: Request) -> dict[str, str]:
+    """What was done to problems of the source, by their codes."""
+    done = {"position-ids": "Mended: they are written as 0, 1, 2 … in I64."}
+    if request.whole.prune or request.whole.ema:
+        done["leftovers"] = "They were left out."
+    if request.dtype is not None:
+        done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}."
+    if request.layout is single_file.LAYOUT:
+        done["metadata-contradicts"] = "Mended: what is written says what its weights are."
+    return done
 
 
 def _require_meaning(request: Request) -> None:
@@ -83,6 +101,13 @@ def _require_meaning(request: Request) -> None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a folder", mend="Give --to diffusers, or leave it out."
                 )
+
+
+def _require_vae(adapter: Adapter, request: Request) -> None:
+    """Raises UsageError for a dtype of a VAE that is not written."""
+    if request.whole.vae_dtype is not None and vae.VAE not in adapter.components():
+        raise UsageError(f"--vae-dtype is for a VAE, and none is written of {request.source}",
+                         mend="Leave it out, or add a VAE with --vae.")  # fmt: skip
 
 
 def _is_copied(opened: Source, request: Request) -> bool:
@@ -99,8 +124,8 @@ def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
     fields = dict(adapter.metadata)
     if (predicts := stated(opened.package.documents)) is not None:
         fields[PREDICTION] = predicts
-    elif "unet" in adapter.components() and (by_velocity := velocity(adapter, request.source)) is not None:
-        fields.setdefault(PREDICTION, "v" if by_velocity else "epsilon")
+    else:
+        fields = fields | told_of(adapter, request.source) | fields
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 
@@ -187,12 +212,16 @@ def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
     return adapter.with_tensors(tensors)
 
 
-def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger) -> None:
+def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, encoded: Encoded, ledger: Ledger) -> None:
     """Tells the ledger which tensors are cut, joined or turned between the layouts."""
     out_of = opened.layout is single_file.LAYOUT
     for row in rows(adapter.architecture).values():
         keys = [ours for name in row.tensors if (ours := key(name)) in adapter.tensors]
-        if row.crossing == "same" or not keys:
+        if row.crossing == "same":
+            if keys and _is_turned(keys[0], opened, encoded):
+                ledger.replace(keys, keys, "reshape", _TURNED)
+            continue
+        if not keys:
             continue
         stays = opened.layout is layout
         if row.crossing == "reshaped":
@@ -202,6 +231,13 @@ def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, ledger: Ledger
         else:
             outward, inward, what = _ACTIONS[row.crossing]
             ledger.replace(keys, keys, outward if out_of else inward, what)
+
+
+def _is_turned(held: Key, opened: Source, encoded: Encoded) -> bool:
+    """Whether a tensor that crosses as it is is written with other axes than it has where it lies."""
+    file, _, name = (encoded.places[held] or "").rpartition(":")
+    written = encoded.package.files[file] if file else encoded.package.only
+    return _axes(opened, held) not in (None, len(written.tensors[name].shape))
 
 
 def _axes(opened: Source, held: Key) -> int | None:

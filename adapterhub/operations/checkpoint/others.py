@@ -54,7 +54,7 @@ def others(package: Package, stack: ExitStack) -> list[Other]:
 def _others(package: Package, stack: ExitStack) -> Iterator[Other]:
     if PIPELINE not in package.documents or package.path is None:
         return
-    folder = Folder(package.path)
+    folder = Folder(package.path, package.variant)
     for name, row in stated(package.documents[PIPELINE]).items():
         if name in folder.folders and name not in (*COMPONENTS, SCHEDULER, *TOKENIZERS):
             part = folder.part(name)

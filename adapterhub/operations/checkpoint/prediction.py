@@ -24,40 +24,25 @@ _TELLING = Key("unet", "up_blocks.3.attentions.2.transformer_blocks.0.norm1", Ro
 _SPREAD = 0.09
 """Standard deviation of that bias above which ComfyUI takes SD 2 for one that predicts velocity."""
 _SAYS_V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*$""", re.MULTILINE)
-_EDM = {
-    "edm_mean": "EDMDPMSolverMultistepScheduler, and the latents_mean and latents_std of the VAE",
-    "edm_vpred.sigma_max": "EDMEulerScheduler, which predicts v_prediction, with its sigma_min and sigma_max",
-}
-"""Markers of SDXL that is sampled by EDM (Playground 2.5, CosXL), and what diffusers samples such models with.
-Source: ComfyUI `comfy/supported_models.py` (`SDXL.model_type`), diffusers `loaders/single_file_utils.py` (Playground's VAE).
-"""
 _SMALL = 1 << 20
 
 
 def variants(adapter: Adapter, source: Path) -> tuple[list[str], list[Problem]]:
     """The rows of the pipeline's table that this model needs, and a warning where one was guessed."""
     found = [name] if (name := variant(adapter.tensors)) else []
-    problems = list(_untold(adapter))
     told = velocity(adapter, source)
     if adapter.architecture == "sdxl" and aside("ztsnr") in adapter.tensors:  # nobody reads it in other models
         found.append(ZERO_SNR)
     if told is not None:
-        return found + [VELOCITY] * told, problems
+        return found + [VELOCITY] * told, []
     if adapter.architecture != "sd2" or found or _TELLING not in adapter.tensors:
-        return found, problems
+        return found, []
     spread = _deviation(adapter)
     guess = VELOCITY if spread > _SPREAD else "noise"
     problem = warning("prediction-guessed", ".".join(_TELLING[:2]),
                       f"nothing says what SD 2 predicts here; {guess} by the spread of one bias ({spread:.3f}), as ComfyUI guesses",
                       "Where pictures come out as noise, edit prediction_type in scheduler/scheduler_config.json.")  # fmt: skip
     return found + [VELOCITY] * (guess == VELOCITY), [problem]
-
-
-def _untold(adapter: Adapter) -> Iterator[Problem]:
-    """A warning where SDXL is sampled in a way that our schedulers are not made for."""
-    if adapter.architecture == "sdxl" and (markers := [name for name in _EDM if aside(name) in adapter.tensors]):
-        yield warning("scheduler-untold", markers[0], "the model is sampled by EDM, which the folder's scheduler does not tell",
-                      f"Give a folder that does, with --config; else edit it: {_EDM[markers[0]]}.")  # fmt: skip
 
 
 def stated(documents: Mapping[str, Any]) -> str | None:
@@ -70,6 +55,12 @@ def stated(documents: Mapping[str, Any]) -> str | None:
 def velocity(adapter: Adapter, source: Path) -> bool | None:
     """Whether the model at `source` predicts velocity, by what it says or what lies beside it; None where nothing tells."""
     return next(_statements(adapter, source), None)
+
+
+def told_of(adapter: Adapter, source: Path) -> dict[str, str]:
+    """ModelSpec's field for the single file of a UNet, by what the model at `source` says; nothing where nothing tells."""
+    said = velocity(adapter, source) if "unet" in adapter.components() else None
+    return {} if said is None else {PREDICTION: "v" if said else "epsilon"}
 
 
 def _statements(adapter: Adapter, source: Path) -> Iterator[bool]:

@@ -49,6 +49,7 @@ def merge(
     undo: Path | str | None = None,
     recipe: Path | str | None = None,
     architecture: str | None = None,
+    variant: str | None = None,
     allow_loss: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -59,7 +60,8 @@ def merge(
     An adapter is a path, (path, strength), or (path, strength of the UNet, strength of the text encoders). `blocks` is a preset
     or vector of LoRA Block Weight, or a TOML of factors by pattern; `include` and `exclude` are globs over
     `component.module`. `dtype` ("fp32", "fp16", "bf16") casts everything. `rounding` "stochastic" rounds by chance, from
-    `seed`. `undo` is a file that will restore the base bit for bit. `recipe` repeats a merge, in place of base and adapters.
+    `seed`. `variant` is that of a folder whose weights are there in several. `undo` is a file that will restore the base bit
+    for bit. `recipe` repeats a merge, in place of base and adapters.
 
     With `dry_run` nothing is written; without `check` the result is not read again, and its sha256 not known. Raises what
     `adapterhub.errors` lists: LossyConversion for modules that the base has no place for, and for numbers that overflow,
@@ -69,10 +71,10 @@ def merge(
         if base is None or not adapters:
             raise UsageError("say what to merge", mend="Give a base and adapters, or a recipe.")
         order = Order(Path(base), [part(given) for given in adapters], blocks, None, tuple(include), tuple(exclude),
-                      dtype, rounding, seed, architecture, allow_loss)  # fmt: skip
+                      dtype, rounding, seed, architecture, allow_loss, variant)  # fmt: skip
     else:
         asked = {"blocks": blocks, "include": include, "exclude": exclude, "dtype": dtype, "architecture": architecture,
-                 "rounding": rounding != "nearest", "seed": seed, "allow_loss": allow_loss}  # fmt: skip
+                 "variant": variant, "rounding": rounding != "nearest", "seed": seed, "allow_loss": allow_loss}  # fmt: skip
         order = _repeated(Path(recipe), base, adapters, [name for name, value in asked.items() if value])
     return carried_out("merge", order, target, undo=undo, dry_run=dry_run, force=force, check=check)
 
@@ -103,8 +105,8 @@ def carried_out(
     wish = Wish(source=order.base, target=str(target), to="single-file", dtype=order.dtype, force=force)
     wish.check()
     with ExitStack() as stack:
-        opened = stack.enter_context(open_adapter(order.base, architecture=order.architecture, kinds=_WHOLE,
-                                                  forgiven={"missing-weights"}))  # fmt: skip
+        opened = stack.enter_context(open_adapter(order.base, architecture=order.architecture, variant=order.variant,
+                                                  kinds=_WHOLE, forgiven={"missing-weights"}))  # fmt: skip
         adapters = [_opened(place, opened, order, stack) for place in range(1, len(order.paths))]
         order = _with_factors(order, opened)
         found = _planned(opened, adapters, order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -15,6 +15,8 @@ from adapterhub.layouts.checkpoint.places import put_together
 from adapterhub.metadata import HASHED
 from adapterhub.operations.casting import Tally, as_dtype
 from adapterhub.operations.checkpoint import folder
+from adapterhub.operations.checkpoint.others import Other
+from adapterhub.operations.checkpoint.prediction import told_of
 from adapterhub.operations.recipe import FIELD
 from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
@@ -78,31 +80,34 @@ def _tensor(
     adapter = opened.adapter
     parts = {key: changed[key] if key in changed else cast(adapter.tensors[key]) for key in held}
     if opened.layout is not single_file.LAYOUT:
-        return parts[held[0]]
+        return parts[held[0]].reshape(*stored.shape)
     (whole,) = put_together(parts, adapter.architecture).values()
     return whole.reshape(*stored.shape)
 
 
 def package(
     opened: Source, tensors: Mapping[str, Mapping[str, LazyTensor]], told: Mapping[str, str],
-    late: Callable[[], Mapping[str, str]] | None, request: Request,
+    late: Callable[[], Mapping[str, str]] | None, request: Request, beside: Sequence[Other] = (),
 ) -> Package:  # fmt: skip
-    """What is written: `told` goes into the metadata of the single file, or of a folder's first file."""
+    """What is written: `told` goes into the metadata of the single file, or of a folder's first file; `beside` are its other
+    components.
+    """
     made: dict[str, File] = {}
+    beside_base = told_of(opened.adapter, request.source) if opened.layout is single_file.LAYOUT else {}
     telling = next(name for name in opened.package.files if name != ASIDE_FILE)
     for name, file in opened.package.files.items():
         fields = {field: text for field, text in file.metadata.items() if field not in _UNTRUE}
         made[_name(name)] = File(
             tensors[name],
-            {**fields, **told} if name == telling else fields,
+            {**beside_base, **fields, **told} if name == telling else fields,
             in_given_order=True,
             late=late if name == telling else None,
         )
     container = DIRECTORY if opened.package.container == DIRECTORY else SAFETENSORS
     package = Package.new(made, _documents(opened), container)
     if _INDEX in opened.package.documents:
-        encoded, _ = folder.completed(Encoded(package, {}), opened.adapter, opened, request)
-        return encoded.package
+        encoded, _ = folder.completed(Encoded(package, {}), opened.adapter, opened, request, beside)
+        return replace(encoded.package, documents={**encoded.package.documents, **opened.package.documents})
     return package
 
 

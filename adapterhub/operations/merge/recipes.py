@@ -37,6 +37,7 @@ class Order:
     seed: int = 0
     architecture: str | None = None
     allow_loss: bool = False
+    variant: str | None = None
     digests: Sequence[str] = ()
 
     @property
@@ -78,6 +79,7 @@ def _options(order: Order) -> dict[str, Any]:
         "include": list(order.include), "exclude": list(order.exclude), "dtype": order.dtype,
         "rounding": order.rounding if chance else None, "seed": order.seed if chance else None,
         "architecture": order.architecture, "allow_loss": order.allow_loss,
+        "variant": order.variant,
     }  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def _found(recipe: Path, place: int, one: Ingredient) -> Path:
 
 _TYPES: Mapping[str, type] = {
     "blocks": str, "factors": dict, "include": list, "exclude": list, "dtype": str, "rounding": str, "seed": int,
-    "architecture": str, "allow_loss": bool,
+    "architecture": str, "allow_loss": bool, "variant": str,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package
 from adapterhub.files.targets import require_file_target
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
+from adapterhub.operations.checkpoint.others import Other, others
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
@@ -52,6 +54,10 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     pool: Pool = field(default_factory=Pool)
     recorder: Recorder | None = None
+    beside: Sequence[Other] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.beside = others(self.opened.package, self.opened.stack)
 
     @property
     def dtype(self) -> str | None:
@@ -156,7 +162,7 @@ class Run:
         told = self._fields(DIGEST, [DIGEST] * len(self.adapters))
         stem = Path(self.wish.target).stem
         request = output.request(self.opened, self.dtype, self.order.allow_loss, stem)
-        return output.package(self.opened, rebuilt, told, late, request)
+        return output.package(self.opened, rebuilt, told, late, request, self.beside)
 
     def _fields(self, base: str, fingerprints: Sequence[str]) -> dict[str, str]:
         inputs = recipes.inputs_of(self.order, [base, *(one.digest for one in self.adapters)], [None, *fingerprints])
@@ -203,9 +209,11 @@ class _Proof:
                                   mend="Merge at a lower strength, with --dtype bf16, or --allow-loss.")  # fmt: skip
 
     def _require_all(self, path: Path) -> None:
-        with files.read(path) as again:
+        beside = [name for other in self.run.beside for name in other.files]
+        with files.read(path) as again, ExitStack() as stack:
+            parts = {name: stack.enter_context(files.read(path / name)).only for name in beside}
             for name, file in self.package.files.items():
-                there = again.only if len(self.package.files) == 1 else again.files[name]
+                there = again.only if len(self.package.files) == 1 else {**again.files, **parts}[name]
                 wanted = {tensor: (held.dtype, held.shape) for tensor, held in file.tensors.items()}
                 if wanted != {tensor: (held.dtype, held.shape) for tensor, held in there.tensors.items()}:
                     raise AdapterhubError(f"{name} was not written as it should be: nothing was put in place")

@@ -12,6 +12,7 @@ from adapterhub.adapter import Key
 from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.files import Package
+from adapterhub.operations.checkpoint.others import carried
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place
@@ -33,7 +34,7 @@ def document(
     dry_run: bool = False,
 ) -> Conversion:
     """The document of a merge that was written, or would be."""
-    entries = [*_of_base(run), *_of_adapters(run)]
+    entries = [*_of_base(run), *_of_adapters(run), *_of_others(run)]
     source = SourceDocument(path=str(run.order.base), sha256=base)
     read = [source, *(SourceDocument(path=str(one.part.path), sha256=one.digest) for one in run.adapters)]
     return Conversion(
@@ -84,6 +85,11 @@ def _of_adapters(run: Run) -> Iterator[LedgerEntry]:
             yield LedgerEntry(source=[one.place(place)], target=[], action="drop", reason=why)
     for place, why in run.opened.dropped:
         yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[], action="drop", reason=why)
+
+
+def _of_others(run: Run) -> Iterator[LedgerEntry]:
+    for entry in carried(run.beside):
+        yield entry.model_copy(update={"source": [f"{run.order.base}:{place}" for place in entry.source]})
 
 
 def _exactness(run: Run) -> Exactness:

@@ -15,6 +15,7 @@ from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files import THREADS, File, Package
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
+from adapterhub.operations.checkpoint.others import others
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
@@ -100,7 +101,11 @@ def _package(opened: Source, told: Undo) -> Package:
                for key in tensors if key in told.weights}  # fmt: skip
     rebuilt = output.rebuilt(opened, changed, None, Tally())
     made = {name: File(held, in_given_order=True, head=told.head_of(name)) for name, held in rebuilt.items()}
-    return Package.new(made, told.documents, opened.package.container)
+    documents = dict(told.documents)
+    for other in others(opened.package, opened.stack):
+        made |= other.files
+        documents = {**other.documents, **documents}
+    return Package.new(made, documents, opened.package.container)
 
 
 def _chunks(opened: Source, told: Undo, key: Key) -> Iterator[Buffer]:
