@@ -152,6 +152,7 @@ class Inspection(Document):
         default_factory=dict,
         description="tensors of a whole model beside its weights, by class: ema, schedule, foreign …",
     )
+    extra_bytes: dict[str, int] = Field(default_factory=dict, description="the bytes of these tensors, by class")
     spectrum: Audit | None = Field(
         default=None, description="what a LoRA does to each weight, where that was asked for"
     )
