@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 import adapterhub
 from adapterhub.cli.options import as_json, base, debug, paths
 from adapterhub.cli.paths import each
-from adapterhub.cli.terminal import columns, counts, escape, number, problems, trained
+from adapterhub.cli.terminal import columns, counts, escape, in_bytes, number, problems, trained
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection
@@ -52,6 +53,11 @@ def describe(found: Inspection) -> list[str]:
         ("evidence", "; ".join(found.evidence)),
         ("algorithms", counts(found.algorithms)),
         ("components", counts(found.components)),
+        *_parts(found),
+        (
+            "beside",
+            ", ".join(f"{kind} {count} ({in_bytes(found.extra_bytes[kind])})" for kind, count in found.extras.items()),
+        ),
         ("ranks", _values(found.ranks)),
         ("alphas", _values(found.alphas)),
         ("tokens", ", ".join(f"{token.token} ({token.vectors})" for token in found.tokens)),
@@ -68,6 +74,12 @@ def describe(found: Inspection) -> list[str]:
         + _listing(found)
         + problems(found.problems)
     )
+
+
+def _parts(found: Inspection) -> Iterator[tuple[str, str]]:
+    """The element types of each component of a whole model."""
+    for name, part in found.parts.items():
+        yield f"  {name}", f"{part.tensors:,} tensors ({counts(part.dtypes)})"
 
 
 def _values(modules: dict[str, int]) -> str:

@@ -16,6 +16,7 @@ from adapterhub.files.pickles.values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"
+_PLAIN = (str, int, float)
 _LONG_WAY = 4096
 """Characters of the keys that lead to a container inside others."""
 _ALONE = "tensor"
@@ -26,7 +27,8 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     """The file whose pickle made `root`: its tensors by name, the whole tree, and a warning for what is left out.
 
     The tensors of a dictionary of tensors, wrapped in `state_dict` or not, keep their keys; those of any other structure
-    are named by the way to them, with dots; so are those beside `state_dict`. Refusal where the tree is too deep, too large, or
+    are named by the way to them, with dots; so are those beside `state_dict`. Numbers and texts there, and in a dictionary of
+    nothing but these and tensors, are metadata. Refusal where the tree is too deep, too large, or
     contains itself.
     """
     tree = _Tree(limits).plain(root, 0)[0]
@@ -40,7 +42,9 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
         problems.append(
             Problem("warning", "left-out", _STATE, f"{len(beside)} tensors stand beside it and are not read")
         )
-    return File(tensors, {}, tree, beside=beside), problems + suspicions.of_names(tensors)
+    return File(tensors, _metadata({**_flat(state), **others}), tree, beside=beside), problems + suspicions.of_names(
+        tensors
+    )
 
 
 class _Tree:
@@ -124,6 +128,18 @@ def _state(tree: Any) -> tuple[Any, dict[str, Any]]:
         beside |= others
         way, tree = f"{way}{_STATE}.", tree[_STATE]
     return tree, beside
+
+
+def _flat(state: Any) -> dict[Any, Any]:
+    """`state` where it is a dictionary of tensors, numbers and texts; nothing else is said to be metadata."""
+    flat = isinstance(state, dict) and all(isinstance(value, (LazyTensor, *_PLAIN)) for value in state.values())
+    return state if flat and any(isinstance(value, LazyTensor) for value in state.values()) else {}
+
+
+def _metadata(values: Mapping[Any, Any]) -> dict[str, str]:
+    """The numbers and texts by name: what trainers write of themselves, such as `epoch` and `global_step`."""
+    return {key: str(value) for key, value in values.items()
+            if isinstance(key, str) and isinstance(value, _PLAIN)}  # fmt: skip
 
 
 def _named(state: Any, limits: Limits) -> dict[str, LazyTensor]:
