@@ -88,7 +88,9 @@ def _values(modules: dict[str, int]) -> str:
 
 
 def _hashes(found: Inspection) -> list[tuple[str, str]]:
-    return [(name, digest) for name, digest in found.hashes or () if digest]
+    """Every digest of a file; of several files the sha256 of each."""
+    told = [(name, digest) for name, digest in found.hashes or () if digest]
+    return told + [(f"sha256 {name}", hashes.sha256 or "") for name, hashes in found.file_hashes.items()]
 
 
 def _spectrum(audit: Audit | None) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ import adapterhub
 from tests.operations.checkpoint_files import FOREIGN, averages, saved, weights
 
 VAE = "first_stage_model."
+UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 LEFT = {"epoch": 3, "global_step": 470000, "pytorch-lightning_version": "1.4.2"}
 
 
@@ -38,3 +41,16 @@ def test_what_trainers_leave_in_a_ckpt_is_shown(cli, tmp_path):
     assert adapterhub.inspect(tmp_path / "flat.ckpt").metadata == {name: str(value) for name, value in LEFT.items()}
     line = "epoch 3, global_step 470000, db_global_step 7, pytorch-lightning_version 1.4.2"
     assert shown(cli("inspect", tmp_path / "wrapped.ckpt").out)["trained"] == line
+
+
+def test_every_weight_file_of_a_folder_has_its_digests(cli, tmp_path):
+    source = saved(tmp_path / "model.safetensors", weights("sd1"))
+    adapterhub.convert(source, tmp_path / "folder", to="diffusers")
+    found = adapterhub.inspect(tmp_path / "folder", hash=True)
+    wanted = {str(path.relative_to(tmp_path / "folder")): hashlib.sha256(path.read_bytes()).hexdigest()
+              for path in (tmp_path / "folder").rglob("*.safetensors")}  # fmt: skip
+    assert {name: hashes.sha256 for name, hashes in found.file_hashes.items()} == wanted
+    assert (found.hashes, found.fingerprint) == (None, adapterhub.inspect(source, hash=True).fingerprint)
+    assert all(hashes.sshs_model_hash and hashes.crc32 for hashes in found.file_hashes.values())
+    assert f"sha256 {UNET_FILE}" in (text := cli("inspect", "--hash", tmp_path / "folder").out)
+    assert all(digest in text for digest in wanted.values())
