@@ -63,6 +63,13 @@ def test_what_an_optimizer_leaves_in_a_ckpt_is_told_and_not_read(tmp_path):
     assert (told.extras, told.extra_bytes) == ({"optimizer": 2}, {"optimizer": 16})
 
 
+def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    torch.save({"state_dict": state, "global_step": torch.tensor(5)}, tmp_path / "last.ckpt")
+    told = adapterhub.inspect(tmp_path / "last.ckpt")
+    assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"training": 1})
+
+
 @pytest.mark.parametrize("asked", [{"to": "single-file"}, {"to": "diffusers"}, {"prune": True}], ids=str)
 def test_every_tensor_of_an_optimizer_stands_in_the_ledger(asked, tmp_path):
     state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}

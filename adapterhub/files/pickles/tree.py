@@ -118,12 +118,16 @@ def _leaf(value: Element | Global | NumpyType | NumpyArray) -> Any:
 
 
 def _state(tree: Any) -> tuple[Any, dict[str, Any]]:
-    """The part of the tree that holds the weights, and what stands beside it, by the way to it."""
+    """The part of the tree that holds the weights, and what stands beside it, by the way to it.
+
+    A dictionary with as many tensors of its own as there are entries in its `state_dict` is no wrapper of that.
+    """
     beside: dict[str, Any] = {}
     way = ""
     while isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
         others = {f"{way}{key}": value for key, value in tree.items() if key != _STATE}
-        if any(isinstance(value, LazyTensor) for value in others.values()):
+        near = sum(isinstance(value, LazyTensor) for value in others.values())
+        if near and near >= len(tree[_STATE]):
             break
         beside |= others
         way, tree = f"{way}{_STATE}.", tree[_STATE]
