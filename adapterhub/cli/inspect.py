@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 import adapterhub
 from adapterhub.cli.options import as_json, base, debug, paths, variant
 from adapterhub.cli.paths import each
-from adapterhub.cli.terminal import columns, counts, escape, number, problems, trained
+from adapterhub.cli.terminal import columns, counts, escape, in_bytes, number, problems, trained
 
 if TYPE_CHECKING:
     from adapterhub.documents import Inspection
@@ -51,6 +52,11 @@ def describe(found: Inspection) -> list[str]:
         ("evidence", "; ".join(found.evidence)),
         ("algorithms", counts(found.algorithms)),
         ("components", counts(found.components)),
+        *_parts(found),
+        (
+            "beside",
+            ", ".join(f"{kind} {count} ({in_bytes(found.extra_bytes[kind])})" for kind, count in found.extras.items()),
+        ),
         ("ranks", _values(found.ranks)),
         ("alphas", _values(found.alphas)),
         ("tokens", ", ".join(f"{token.token} ({token.vectors})" for token in found.tokens)),
@@ -69,13 +75,21 @@ def describe(found: Inspection) -> list[str]:
     )
 
 
+def _parts(found: Inspection) -> Iterator[tuple[str, str]]:
+    """The element types of each component of a whole model."""
+    for name, part in found.parts.items():
+        yield f"  {name}", f"{part.tensors:,} tensors ({counts(part.dtypes)})"
+
+
 def _values(modules: dict[str, int]) -> str:
     """{"32": 260, "16": 4} as "32 in 260 modules, 16 in 4"; a single value alone."""
     return next(iter(modules)) if len(modules) == 1 else ", ".join(f"{value} in {n}" for value, n in modules.items())
 
 
 def _hashes(found: Inspection) -> list[tuple[str, str]]:
-    return [(name, digest) for name, digest in found.hashes or () if digest]
+    """Every digest of a file; of several files the sha256 of each."""
+    told = [(name, digest) for name, digest in found.hashes or () if digest]
+    return told + [(f"sha256 {name}", hashes.sha256 or "") for name, hashes in found.file_hashes.items()]
 
 
 def _spectrum(audit: Audit | None) -> list[str]:

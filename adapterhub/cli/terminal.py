@@ -16,6 +16,8 @@ import click
 if TYPE_CHECKING:
     from adapterhub.documents import Document, Problem
 
+_TRAINERS = ("epoch", "global_step", "db_epoch", "db_global_step", "pytorch-lightning_version")
+"""Lightning's, and those of d8ahazard's DreamBooth extension."""
 COLOURS = {"error": "red", "warning": "yellow"}
 
 
@@ -80,14 +82,16 @@ def in_bytes(count: int) -> str:
 
 
 def trained(metadata: Mapping[str, str]) -> str:
-    """What trained it, where `adapterhub train` did: "lora, 500 steps on 4 pictures"; nothing otherwise."""
+    """What trained it, where `adapterhub train` did: "lora, 500 steps on 4 pictures"; else what other trainers leave in a pickle:
+    "epoch 3, global_step 470000".
+    """
     try:
         told = json.loads(metadata.get("adapterhub.training", "{}"))
         return (
             f"{told['technique']}, {told['settings']['steps']} steps on {told['data']['subject']['pictures']} pictures"
         )
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
+        return ", ".join(f"{name} {metadata[name]}" for name in _TRAINERS if name in metadata)
 
 
 def problems(found: Iterable[Problem]) -> list[str]:

@@ -152,6 +152,10 @@ class Inspection(Document):
         default_factory=dict,
         description="tensors of a whole model beside its weights, by class: ema, schedule, foreign …",
     )
+    extra_bytes: dict[str, int] = Field(default_factory=dict, description="the bytes of these tensors, by class")
+    file_hashes: dict[str, Hashes] = Field(
+        default_factory=dict, description="digests of each weight file by name, where there are several"
+    )
     spectrum: Audit | None = Field(
         default=None, description="what a LoRA does to each weight, where that was asked for"
     )

@@ -35,8 +35,9 @@ class File:
     """One tensor file; tensors read from disk stand in the order of their bytes, those of a pickle in its own.
 
     `tree` is everything that a pickle or a picture holds: dictionaries, lists, tuples, sets, numbers, texts, bytes and
-    LazyTensors, and a `pickles.values.Record` for each object of another class. `container` is how the file is stored, or
-    is to be written; a picture is written onto `cover`, or onto a plain card.
+    LazyTensors, and a `pickles.values.Record` for each object of another class; `beside` are the tensors in it that stand
+    beside those of the file, such as an optimizer's, by the way to each. `container` is how the file is stored, or is to be
+    written; a picture is written onto `cover`, or onto a plain card.
 
     Of a safetensors file that is to be written: tensors stand `in_given_order` or in the format's own; `late` gives metadata
     that is known only when all tensors are written, as long as what `metadata` has in its place; `head` is the length and
@@ -51,6 +52,7 @@ class File:
     in_given_order: bool = False
     late: Callable[[], Mapping[str, str]] | None = None
     head: bytes | None = None
+    beside: Mapping[str, LazyTensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,6 +87,12 @@ class Package:
         if len(self.files) != 1:
             raise ValueError(f"{len(self.files)} files where one was expected: {', '.join(self.files)}")
         return next(iter(self.files.values()))
+
+    @property
+    def beside(self) -> dict[str, LazyTensor]:
+        """The tensors that stand beside those of the files, each behind the name of its file where there are several."""
+        return {f"{file}:{name}" if len(self.files) > 1 else name: tensor
+                for file, held in self.files.items() for name, tensor in held.beside.items()}  # fmt: skip
 
     def ensure_unchanged(self) -> None:
         """Raises MalformedFile (rule `changed-while-reading`) if any open file is not what it was when opened."""

@@ -104,12 +104,12 @@ def _spectrum(reading: Reading, base: Path | str | None, identity: Identity) -> 
 
 
 def _hashed(package: Package, reading: Reading | None) -> dict[str, Any]:
-    """The fingerprint, and every digest of contract.md of a single file; the bytes of a whole model are read once for both."""
+    """The fingerprint, and every digest of contract.md of each file; the bytes of a model in one file are read once for both."""
     from adapterhub.fingerprint import Weights, fingerprint
 
-    seen = Weights(reading.adapter) if reading is not None and reading.kind is Kind.CHECKPOINT else None
-    hashes = None
-    if len(package.paths) == 1:
-        (path,) = package.paths.values()
-        hashes = Hashes(**files.every_digest(path, also=() if seen is None else (seen,)))
-    return {"hashes": hashes, "fingerprint": None if reading is None else fingerprint(reading.adapter, seen)}
+    whole = reading is not None and reading.kind is Kind.CHECKPOINT and len(package.paths) == 1
+    seen = Weights(reading.adapter) if reading is not None and whole else None
+    found = {name: Hashes(**files.every_digest(path, also=() if seen is None else (seen,)))
+             for name, path in package.paths.items()}  # fmt: skip
+    told = {"hashes": next(iter(found.values()))} if len(found) == 1 else {"file_hashes": found}
+    return {**told, "fingerprint": None if reading is None else fingerprint(reading.adapter, seen)}

@@ -26,8 +26,8 @@ _DROPPABLE = {"unknown-key", "missing-pair", "orphan-key", "shape-mismatch", "mi
 
 @dataclass(frozen=True)
 class Source:
-    """`reading` is whole; `dropped` are places left out because --allow-loss said so, each with the reason; what else is opened
-    on the `stack` closes with it.
+    """`reading` is whole; `dropped` are places left out because --allow-loss said so, or because they stand beside the weights,
+    each with the reason; what else is opened on the `stack` closes with it.
     """
 
     package: Package
@@ -69,7 +69,8 @@ def open_adapter(
             raise _not_one(package, identity, kinds)
         _, problems = work.of(identity.kind).examine(package, identity, reading)
         counted = grouped(problem for problem in problems if problem.code not in forgiven)
-        source = _checked(Source(package, identity, reading, tuple(counted)), allow_loss)
+        beside = tuple((place, work.BESIDE) for place in package.beside)
+        source = _checked(Source(package, identity, reading, tuple(counted), beside), allow_loss)
         with source.stack:
             yield source
         package.ensure_unchanged()
@@ -137,7 +138,7 @@ def _without(source: Source, errors: list[Problem]) -> Source:
     dropped += [(name, broken[".".join(module)]) for module in gone for name in reading.names[module].values()]
     kept = {module: roles for module, roles in reading.modules.items() if module not in gone}
     names = {module: named for module, named in reading.names.items() if module not in gone}
-    return replace(source, reading=replace(reading, modules=kept, names=names), dropped=tuple(dropped))
+    return replace(source, reading=replace(reading, modules=kept, names=names), dropped=(*source.dropped, *dropped))
 
 
 def decoded(package: Package, identity: Identity) -> tuple[Reading | None, list[Problem]]:

@@ -17,6 +17,7 @@ from tests.operations.checkpoint_files import (
     MARKERS,
     UNET,
     averages,
+    drops,
     empty,
     positions,
     saved,
@@ -58,7 +59,27 @@ def test_what_an_optimizer_leaves_in_a_ckpt_is_told_and_not_read(tmp_path):
     done = adapterhub.convert(tmp_path / "last.ckpt", tmp_path / "out.safetensors", to="single-file")
     for problems in (told.problems, done.problems):
         assert ("left-out", "2 tensors stand beside it and are not read") in [(p.code, p.message) for p in problems]
-    assert (told.container, told.architecture, told.tensors, told.extras) == ("torch-zip", "sd1", 1130, {})
+    assert (told.container, told.architecture, told.tensors) == ("torch-zip", "sd1", 1130)
+    assert (told.extras, told.extra_bytes) == ({"optimizer": 2}, {"optimizer": 16})
+
+
+def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    torch.save({"state_dict": state, "global_step": torch.tensor(5)}, tmp_path / "last.ckpt")
+    told = adapterhub.inspect(tmp_path / "last.ckpt")
+    assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"training": 1})
+
+
+@pytest.mark.parametrize("asked", [{"to": "single-file"}, {"to": "diffusers"}, {"prune": True}], ids=str)
+def test_every_tensor_of_an_optimizer_stands_in_the_ledger(asked, tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    optimizer = [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}]
+    torch.save({"state_dict": {"state_dict": state, "optimizer": optimizer}, "optimizer_states": optimizer}, tmp_path / "last.ckpt")  # fmt: skip
+    done = adapterhub.convert(tmp_path / "last.ckpt", tmp_path / "out", **asked)
+    why = "it stands beside the weights, where no program looks for any"
+    assert drops(done) == dict.fromkeys(["optimizer_states.0.state.0.exp_avg", "state_dict.optimizer.0.state.0.exp_avg"], why)  # fmt: skip
+    assert (done.exactness, done.summary["drop"]) == ("bit-exact", 2)
+    assert adapterhub.inspect(tmp_path / "last.ckpt").extras == {"optimizer": 2}
 
 
 @pytest.mark.parametrize(("channels", "variant"), [(4, None), (9, "inpainting"), (8, "instruct-pix2pix")])

@@ -16,6 +16,7 @@ from adapterhub.files.pickles.values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"
+_PLAIN = (str, int, float)
 _LONG_WAY = 4096
 """Characters of the keys that lead to a container inside others."""
 _ALONE = "tensor"
@@ -26,18 +27,24 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     """The file whose pickle made `root`: its tensors by name, the whole tree, and a warning for what is left out.
 
     The tensors of a dictionary of tensors, wrapped in `state_dict` or not, keep their keys; those of any other structure
-    are named by the way to them, with dots. Refusal where the tree is too deep, too large, or contains itself.
+    are named by the way to them, with dots; so are those beside `state_dict`. Numbers and texts there, and in a dictionary of
+    nothing but these and tensors, are metadata. Refusal where the tree is too deep, too large, or
+    contains itself.
     """
     tree = _Tree(limits).plain(root, 0)[0]
-    state, beside = _state(tree)
-    tensors = _named(state, limits)
+    state, others = _state(tree)
+    tensors, beside = _named(state, limits), _named(others, limits)
     problems = [
         Problem("warning", "left-out", name, f"{count} objects of this class, and what they hold, are not read")
         for name, count in sorted(left_out.items())
     ]
-    if strays := sum(1 for value in beside for _ in _walk(value, "")):
-        problems.append(Problem("warning", "left-out", _STATE, f"{strays} tensors stand beside it and are not read"))
-    return File(tensors, {}, tree), problems + suspicions.of_names(tensors)
+    if beside:
+        problems.append(
+            Problem("warning", "left-out", _STATE, f"{len(beside)} tensors stand beside it and are not read")
+        )
+    return File(tensors, _metadata({**_flat(state), **others}), tree, beside=beside), problems + suspicions.of_names(
+        tensors
+    )
 
 
 class _Tree:
@@ -110,16 +117,33 @@ def _leaf(value: Element | Global | NumpyType | NumpyArray) -> Any:
     return value.dtype if isinstance(value, Element) else value.code
 
 
-def _state(tree: Any) -> tuple[Any, list[Any]]:
-    """The part of the tree that holds the weights, and what stands beside it."""
-    beside: list[Any] = []
+def _state(tree: Any) -> tuple[Any, dict[str, Any]]:
+    """The part of the tree that holds the weights, and what stands beside it, by the way to it.
+
+    A dictionary with as many tensors of its own as there are entries in its `state_dict` is no wrapper of that.
+    """
+    beside: dict[str, Any] = {}
+    way = ""
     while isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
-        others = [value for key, value in tree.items() if key != _STATE]
-        if any(isinstance(value, LazyTensor) for value in others):
+        others = {f"{way}{key}": value for key, value in tree.items() if key != _STATE}
+        near = sum(isinstance(value, LazyTensor) for value in others.values())
+        if near and near >= len(tree[_STATE]):
             break
-        beside += others
-        tree = tree[_STATE]
+        beside |= others
+        way, tree = f"{way}{_STATE}.", tree[_STATE]
     return tree, beside
+
+
+def _flat(state: Any) -> dict[Any, Any]:
+    """`state` where it is a dictionary of tensors, numbers and texts; nothing else is said to be metadata."""
+    flat = isinstance(state, dict) and all(isinstance(value, (LazyTensor, *_PLAIN)) for value in state.values())
+    return state if flat and any(isinstance(value, LazyTensor) for value in state.values()) else {}
+
+
+def _metadata(values: Mapping[Any, Any]) -> dict[str, str]:
+    """The numbers and texts by name: what trainers write of themselves, such as `epoch` and `global_step`."""
+    return {key: str(value) for key, value in values.items()
+            if isinstance(key, str) and isinstance(value, _PLAIN)}  # fmt: skip
 
 
 def _named(state: Any, limits: Limits) -> dict[str, LazyTensor]:

@@ -14,6 +14,8 @@ from adapterhub.tensors import LazyTensor, Shape
 VARIANTS = {9: "inpainting", 8: "instruct-pix2pix"}
 """Channels of the UNet's input: latents with a mask and a masked image, or with a second image."""
 _INPUT = Module("unet", "conv_in")
+TOKENS, POSITIONS = "text_model.embeddings.token_embedding", "text_model.embeddings.position_embedding"
+"""What a text encoder has a row in for each token, and for each place of a prompt: trainings add some."""
 
 
 class Score(NamedTuple):
@@ -61,7 +63,10 @@ def score(placed: Placed, architecture: str) -> Score:
 
 
 def misfits(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Key, Shape, Shape]]:
-    """(key, shape, the shape that it should have) of each weight of another shape; a variant's input is none."""
+    """(key, shape, the shape that it should have) of each weight of another shape; neither a variant's input is one, nor more
+    tokens or positions.
+    """
+    longer = {held for held, _, _ in lengthened(tensors, architecture)}
     weights = architectures.get(architecture).weights
     for held, tensor in tensors.items():
         known = weights.get(held.component, {}).get(held.module)
@@ -70,8 +75,19 @@ def misfits(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tu
         expected = known if held.role is Role.LAYER_WEIGHT else known[:1]
         if held == Key(*_INPUT, Role.LAYER_WEIGHT) and tensor.shape[1:2] and tensor.shape[1] in VARIANTS:
             expected = (expected[0], tensor.shape[1], *expected[2:])
-        if tensor.shape != expected:
+        if tensor.shape != expected and held not in longer:
             yield held, tensor.shape, expected
+
+
+def lengthened(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator[tuple[Key, int, int]]:
+    """(key, rows, usual rows) of each table of tokens or positions that has more rows than others."""
+    for component, modules in architectures.get(architecture).weights.items():
+        for module in (TOKENS, POSITIONS):
+            tensor = tensors.get(held := Key(component, module, Role.LAYER_WEIGHT))
+            if tensor is not None and len(tensor.shape) == 2 and module in modules:
+                (rows, width), (usual, columns) = tensor.shape, modules[module]
+                if rows > usual and width == columns:
+                    yield held, rows, usual
 
 
 def variant(tensors: Mapping[Key, LazyTensor]) -> str | None:

@@ -27,12 +27,18 @@ _ANCHORS = {
 """By component (SDXL's second text encoder is like the first) tensors that every model has, without their prefix."""
 _ROOTS = ("embeddings.", "encoder.", "final_layer_norm.")
 _CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+_LINEAR = ("text_projection.weight.weight", "text_projection.weight")
+_OPEN_CLIP = {"sdxl": "conditioner.embedders.1.model.", "sdxl-refiner": "conditioner.embedders.0.model."}
 _MOVED: Mapping[str, Mapping[str, str]] = {
     **{name: {head + root: f"{head}text_model.{root}" for root in _ROOTS} for name, head in _CLIP.items()},
     "sd2": {"conditioner.embedders.0.model.": "cond_stage_model.model."},
 }
 """By architecture, places that some files have, and those that all others have for the same: CLIP without `text_model.`, as
 NovelAI's model and what Kohya writes with transformers ≥ 5.6 have it; SD 2.1 Turbo in the names of SGM, as it was published.
+"""
+_PROJECTION = {f"{head}{name}": f"{head}text_projection" for head in _OPEN_CLIP.values() for name in _LINEAR}
+"""Places of a text projection that is stored as a linear layer, where all others have its transpose: Playground v2.
+Source: ComfyUI `comfy/utils.py` (`clip_text_transformers_convert`); Kohya `library/sdxl_model_util.py` has the name.
 """
 
 
@@ -118,17 +124,25 @@ def _judged(package: Package) -> Judged | None:
 def as_whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     """`tensors` as a whole model, under the names that they have in the file."""
     names = {_usual(name, tensors, architecture): name for name in tensors}
-    placed = take_apart({usual: tensors[name] for usual, name in names.items()}, architecture)
+    placed = take_apart({usual: _turned(name, usual, tensors[name]) for usual, name in names.items()}, architecture)
     there = {key: names[place] for key, place in placed.places.items()}
     return replace(placed, places=there, rest=[names[usual] for usual in placed.rest])
 
 
 def _usual(name: str, tensors: Mapping[str, LazyTensor], architecture: str) -> str:
     """The name that a tensor has in other files; its own where something else has that name in here."""
+    linear = _PROJECTION.get(name) if architecture in _OPEN_CLIP else None
+    if linear is not None and linear not in tensors and name.removesuffix(".weight") not in tensors:
+        return linear
     for old, new in _MOVED.get(architecture, {}).items():
         if name.startswith(old) and (usual := new + name.removeprefix(old)) not in tensors:
             return usual
     return name
+
+
+def _turned(name: str, usual: str, tensor: LazyTensor) -> LazyTensor:
+    """A tensor as it stands under its usual name."""
+    return tensor.transpose() if usual == _PROJECTION.get(name) and len(tensor.shape) == 2 else tensor
 
 
 def _anchors(component: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from adapterhub.layouts.base import Reading
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of, weights_of
 from adapterhub.layouts.checkpoint.mixture import mixture
 from adapterhub.layouts.checkpoint.places import stacks
-from adapterhub.layouts.checkpoint.scoring import misfits
+from adapterhub.layouts.checkpoint.scoring import TOKENS, lengthened, misfits
 from adapterhub.layouts.identity import Identity
 from adapterhub.metadata import claimed
 from adapterhub.operations.checkpoint import scaled
@@ -34,6 +34,7 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
     beside = list(_beside(reading))
     yield from _mixed(package, [*wrong, *beside])
     yield from wrong
+    yield from _longer(reading)
     yield from beside
     parts = {module.component for module in reading.modules} - {ASIDE}
     if identity.also and parts != {"vae"}:  # SD 1, 2 and XL have one and the same VAE by shape
@@ -74,6 +75,18 @@ def _shapes(reading: Reading) -> Iterator[Problem]:
     for held, shape, expected in wrong:
         yield error("shape-mismatch", ".".join(held[:2]), f"{list(shape)}, where {title} has {list(expected)}",
                     "The file is damaged, or of a model that adapterhub does not know.")  # fmt: skip
+
+
+def _longer(reading: Reading) -> Iterator[Problem]:
+    """More tokens or positions than the architecture has: no damage."""
+    for held, rows, usual in lengthened(reading.adapter.tensors, reading.architecture):
+        where, more = ".".join(held[:2]), rows - usual
+        if held.module == TOKENS:
+            yield warning("tokens-added", where, f"{more} token{'s' if more > 1 else ''} added",
+                          "A tokenizer that does not know them never uses them.")  # fmt: skip
+        else:
+            yield warning("more-positions", where, f"{rows} positions, where others have {usual}",
+                          "Programs that do not know of them use the first ones.")  # fmt: skip
 
 
 def _uneven(reading: Reading) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_document
 from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
+from adapterhub.layouts.checkpoint.scoring import POSITIONS, TOKENS, lengthened
 from adapterhub.operations.checkpoint import edm
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
@@ -25,6 +26,8 @@ from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
 _CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
+_LENGTHS = {TOKENS: "vocab_size", POSITIONS: "max_position_embeddings"}
+_UNKNOWN = "unknown-tokens"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
 _ORIGIN = "_name_or_path"
 _MAKE = ("use_linear_projection", "addition_embed_type")
@@ -48,7 +51,9 @@ def completed(
         problems.append(warning("scheduler-untold", marker, "the model is sampled by EDM, and its markers do not tell how",
                                 "Give a folder that does, with --config."))  # fmt: skip
     given = _given(opened, request, adapter)
-    documents = _with_projections(_with_given(documents, given, parts, beside), adapter)
+    documents = _with_given(documents, given, parts, beside)
+    documents = _with_lengths(_with_projections(documents, adapter), adapter)
+    problems += _unknown_tokens(adapter, opened, request)
     documents = _with_tokenizers(documents, opened, request)
     held = dict(encoded.package.files)
     for other in beside:
@@ -60,7 +65,7 @@ def completed(
     if request.whole.only is not None:
         encoded = _alone(encoded, parts[0])
     guessed = _SCHEDULER in documents and _SCHEDULER not in given
-    return encoded, problems if guessed else []
+    return encoded, [found for found in problems if guessed or found.code == _UNKNOWN]
 
 
 def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
@@ -117,6 +122,25 @@ def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, 
     if not isinstance(config, dict) or bool(config.get(linear)) == bool(usual):
         return documents
     return {**documents, name: {**config, linear: bool(usual)}}
+
+
+def _with_lengths(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
+    """`documents` whose text encoders have as many tokens and positions as their weights, where these are more than usual."""
+    for held, rows, _ in lengthened(adapter.tensors, adapter.architecture):
+        name = f"{held.component}/{_CONFIG}"
+        if isinstance(documents.get(name), dict):
+            documents = {**documents, name: {**documents[name], _LENGTHS[held.module]: rows}}
+    return documents
+
+
+def _unknown_tokens(adapter: Adapter, opened: Source, request: Request) -> Iterator[Problem]:
+    """A warning where tokens were added, and nobody gives a tokenizer that may know them."""
+    if request.whole.tokenizer is not None or opened.package.container == DIRECTORY:
+        return
+    for held, rows, usual in lengthened(adapter.tensors, adapter.architecture):
+        if held.module == TOKENS:
+            yield warning(_UNKNOWN, held.component, f"the tokenizer that is written does not know what was added ({rows - usual})",
+                          "--tokenizer takes the one that the model was trained with.")  # fmt: skip
 
 
 def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:

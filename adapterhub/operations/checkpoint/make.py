@@ -226,6 +226,8 @@ def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, encoded: Encod
         stays = opened.layout is layout
         if row.crossing == "reshaped":
             stays = _axes(opened, keys[0]) == (4 if layout is single_file.LAYOUT else 2)
+        if row.crossing == "transposed" and opened.reading.places.get(keys[0], "").endswith(".weight"):
+            stays = stays is not out_of  # a linear layer in a single file
         if stays:
             ledger.replace(keys, keys, "copy")
         else:

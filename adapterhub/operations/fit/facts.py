@@ -14,6 +14,7 @@ from adapterhub.algorithms import algorithm_of
 from adapterhub.layouts.hypernetwork.structure import is_linear, nets, structure_of
 from adapterhub.operations.fit.marks import file_marks, marks_of
 from adapterhub.operations.source import Source
+from adapterhub.operations.work import NO_LOSS
 
 UNKNOWN = "unknown"
 """The algorithm of keys that no layout explains."""
@@ -84,8 +85,9 @@ def _lora(source: Source) -> Iterator[Piece]:
         odd = {f"odd:{code}" for place in names.values() if (code := reading.mended.get(place))}
         yield Piece(algorithm.name if algorithm else UNKNOWN, module.component, module.module,
                     marks_of(roles) | whole.get(module, frozenset()) | odd, keys=len(names))  # fmt: skip
-    for place, _ in source.dropped:
-        yield Piece(UNKNOWN, path=place, marks=frozenset(("alpha-missing",)), keys=1)
+    for place, why in source.dropped:
+        if why not in NO_LOSS:
+            yield Piece(UNKNOWN, path=place, marks=frozenset(("alpha-missing",)), keys=1)
 
 
 def _embedding(source: Source) -> Iterator[Piece]:

@@ -17,7 +17,8 @@ from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place
 from adapterhub.operations.problems import warning
-from adapterhub.operations.source import warnings_of
+from adapterhub.operations.source import Source, warnings_of
+from adapterhub.operations.work import NO_LOSS
 from adapterhub.tensors import FLOATS
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ def _of_others(run: Run) -> Iterator[LedgerEntry]:
 
 
 def _exactness(run: Run) -> Exactness:
-    if run.plan.losses or any(one.source.dropped for one in run.adapters) or sum(run.overflows.values()):
+    if run.plan.losses or any(_loses(one.source) for one in run.adapters) or sum(run.overflows.values()):
         return "partial"
     return "approximate" if run.dtype is not None or run.order.rounding != "nearest" else "exact"
+
+
+def _loses(source: Source) -> bool:
+    return any(why not in NO_LOSS for _, why in source.dropped)
 
 
 def _problems(run: Run) -> Iterator[Problem]:
