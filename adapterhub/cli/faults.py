@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from adapterhub.cli.ending import Ended
 from adapterhub.cli.terminal import escape, note
 from adapterhub.errors import AdapterhubError, BrokenAdapter, LossyConversion
 
@@ -34,6 +35,8 @@ def explain(error: BaseException) -> Explanation:
             return Explanation(code, f"{escape(error.filename)}: no such file or folder", 2)
         case click.Abort() if error.__cause__:  # click wraps EOFError as it wraps an interrupt
             return explain(error.__cause__)
+        case Ended():
+            return Explanation("interrupted", str(error), error.exit_status)
         case KeyboardInterrupt() | click.Abort():
             return Explanation("interrupted", "interrupted", 130)
         case OSError():
