@@ -10,11 +10,12 @@ from typing import NamedTuple
 import click
 
 from adapterhub.cli.ending import Ended
-from adapterhub.cli.terminal import escape, note
+from adapterhub.cli.terminal import Unprinted, escape, note
 from adapterhub.errors import AdapterhubError, BrokenAdapter, LossyConversion
 
 SHOWN = 20
 """How many losses or places a message lists."""
+_UNPRINTED = "Files that the command was to write are written, and stay: only what it had to say is lost."
 
 
 class Explanation(NamedTuple):
@@ -39,6 +40,8 @@ def explain(error: BaseException) -> Explanation:
             return Explanation("interrupted", str(error), error.exit_status)
         case KeyboardInterrupt() | click.Abort():
             return Explanation("interrupted", "interrupted", 130)
+        case Unprinted():
+            return Explanation(code, f"cannot write to standard output: {error.strerror}\n{_UNPRINTED}", 5)
         case OSError():
             return Explanation(code, escape(error), 5)
         case MemoryError():

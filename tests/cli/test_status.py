@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -100,3 +101,19 @@ def test_a_stream_that_is_closed_is_not_written_to(closed, arguments, status):
 def test_an_empty_path_is_no_path(cli, arguments):
     outcome = cli(*arguments)
     assert (outcome.status, "it is empty" in outcome.err) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_told_with_what_became_of_the_file(style, options):
+    target = style.with_name("out.safetensors")
+    arguments = ["convert", style, "--to", "diffusers", "-o", target, *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "adapterhub", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, target.is_file()) == (5, True)
+    assert done.stderr == (
+        "error: cannot write to standard output: No space left on device\n"
+        "Files that the command was to write are written, and stay: only what it had to say is lost.\n"
+    )
