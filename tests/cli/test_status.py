@@ -9,6 +9,7 @@ import click
 import pytest
 
 from adapterhub import errors
+from adapterhub.cli import Commands
 from adapterhub.cli.faults import explain, report
 
 CASES = [
@@ -117,3 +118,17 @@ def test_a_full_disk_behind_standard_output_is_told_with_what_became_of_the_file
         "error: cannot write to standard output: No space left on device\n"
         "Files that the command was to write are written, and stay: only what it had to say is lost.\n"
     )
+
+
+def walked(command, *words):
+    """Every command and group there is, as it is typed."""
+    yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from walked(command.get_command(context, name), *words, name)
+
+
+@pytest.mark.parametrize("words", [*walked(Commands("adapterhub"))][1:], ids=" ".join)
+def test_debug_is_an_option_everywhere(cli, words):
+    assert cli(*words, "--debug", "--help").status == 0
