@@ -234,5 +234,6 @@ def test_values_that_are_no_numbers_are_converted_and_told(tmp_path, options):
     save_file(tensors, source)
     done = adapterhub.convert(source, tmp_path / "out.safetensors", **options)
     (told,) = [problem for problem in done.problems if problem.code == "not-finite"]
+    assert told in adapterhub.inspect(source, hash=True).problems
     assert (told.severity, told.where) == ("warning", f"unet.{MODULE}")
     assert told.message == "values that are NaN or infinite: lora_up has 2"
