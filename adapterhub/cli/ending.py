@@ -22,6 +22,10 @@ class Ended(KeyboardInterrupt):
         return 128 + self.number
 
 
+asked: list[Ended] = []
+"""What this process was asked to end by, once it was."""
+
+
 def end_by_signals() -> None:
     """Lets those signals raise Ended, but for one that is ignored, as under nohup."""
     for number in _ENDING:
@@ -33,7 +37,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     for one in _ENDING:
         signal.signal(one, signal.SIG_IGN)  # a second one does not stop the tidying up
     _let_go_of_a_lost_terminal()
-    raise Ended(number)
+    asked.append(Ended(number))
+    raise asked[0]
 
 
 def _let_go_of_a_lost_terminal() -> None:

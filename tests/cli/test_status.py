@@ -132,3 +132,21 @@ def walked(command, *words):
 @pytest.mark.parametrize("words", [*walked(Commands("adapterhub"))][1:], ids=" ".join)
 def test_debug_is_an_option_everywhere(cli, words):
     assert cli(*words, "--debug", "--help").status == 0
+
+
+def test_a_command_that_is_misspelled_is_answered_with_those_like_it(cli):
+    status, out, err = cli("inspct", "a")
+    assert (status, out) == (2, "")
+    assert "No such command 'inspct'. Did you mean inspect?\n" in err
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["import", "{}"], "is a folder"), (["list", "--db", "{}"], "is a folder, and a registry is a file"),
+    (["index", "{}", "--db", "{}"], "is a folder, and a registry is a file"),
+    (["restore", "{}", "--db", "r.db"], "is a folder, and a registry is a file"),
+    (["train", "lora", "--config", "{}"], "is a folder, and a file is wanted"),
+])  # fmt: skip
+def test_a_folder_in_the_place_of_a_file_is_wrong_usage(cli, tmp_path, arguments, said):
+    outcome = cli(*(argument.format(tmp_path) for argument in arguments))
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: {tmp_path} {said}\n")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ main()
 """
 
 
-def started(program: str, *arguments: object, before: str = "") -> subprocess.Popen[str]:
+def started(program: str, *arguments: object, before: str = "", until: str = "ing\n") -> subprocess.Popen[str]:
     """A command line in a process group of its own, at its first word on standard output."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     process = subprocess.Popen(
@@ -55,7 +56,7 @@ def started(program: str, *arguments: object, before: str = "") -> subprocess.Po
         start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline().endswith("ing\n")
+    assert until in process.stdout.readline()
     return process
 
 
@@ -89,6 +90,17 @@ def test_the_processes_that_read_for_an_index_end_with_it(style: Path, tmp_path:
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in said) == (ENDING[number], False), said
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_who_watches_folders_ends_with_the_status_of_the_signal(style: Path, number: signal.Signals) -> None:
+    process = started(
+        "from adapterhub.cli import main; main()", "watch", style.parent, "--db", style.with_name("r.db"), until="new"
+    )
+    time.sleep(1)  # until the library that watches has begun
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == ENDING[number]
 
 
 def test_a_terminal_that_is_gone_is_no_second_error(style: Path) -> None:
