@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -27,13 +28,16 @@ asked: list[Ended] = []
 
 
 def end_by_signals() -> None:
-    """Lets those signals raise Ended, but for one that is ignored, as under nohup."""
+    """Lets those signals raise Ended in this process, but for one that is ignored, as under nohup."""
     for number in _ENDING:
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _end)
+            signal.signal(number, partial(_end, os.getpid()))
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _end(process: int, number: int, frame: FrameType | None) -> None:
+    if os.getpid() != process:  # a fork of ours, which has nothing to tidy up
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     for one in _ENDING:
         signal.signal(one, signal.SIG_IGN)  # a second one does not stop the tidying up
     _let_go_of_a_lost_terminal()
