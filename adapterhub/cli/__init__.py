@@ -79,6 +79,19 @@ class Commands(click.Group):
         command.help = COMMANDS[cmd_name]
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of that name; of one that there is not, those that are spelled like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(args[0], COMMANDS, cutoff=0.7):
+                ctx.fail(f"{error.message} Did you mean {' or '.join(near)}?")
+            raise
+
     def invoke(self, ctx: click.Context) -> object:
         """Calls the command; what it writes is shown on the way."""
         from adapterhub.cli import progress
@@ -117,6 +130,9 @@ def main() -> NoReturn:
     """The entry point `adapterhub`. A process as short as most of these makes next to no cycles: to look for them less often, and
     not at its end, saves a sixth of its time.
     """
+    from adapterhub.cli.ending import end_by_signals
+
+    end_by_signals()
     gc.set_threshold(_SELDOM)
     atexit.register(gc.freeze)
     for name in ("stdout", "stderr"):

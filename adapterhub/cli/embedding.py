@@ -31,6 +31,7 @@ def _range(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int,
 
 
 @click.group("embedding")
+@debug
 def command() -> None:
     pass
 

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import click
 
-from adapterhub.cli.terminal import escape, note
+from adapterhub.cli import ending
+from adapterhub.cli.terminal import Unprinted, escape, note
 from adapterhub.errors import AdapterhubError, BrokenAdapter, LossyConversion
 
 SHOWN = 20
 """How many losses or places a message lists."""
+_UNPRINTED = "Files that the command was to write are written, and stay: only what it had to say is lost."
 
 
 class Explanation(NamedTuple):
@@ -32,10 +34,15 @@ def explain(error: BaseException) -> Explanation:
             return Explanation(code, _message(error), error.exit_status)
         case FileNotFoundError():
             return Explanation(code, f"{escape(error.filename)}: no such file or folder", 2)
+        case IsADirectoryError() if error.filename:
+            return Explanation(code, f"{escape(error.filename)} is a folder, and a file is wanted", 2)
         case click.Abort() if error.__cause__:  # click wraps EOFError as it wraps an interrupt
             return explain(error.__cause__)
         case KeyboardInterrupt() | click.Abort():
-            return Explanation("interrupted", "interrupted", 130)
+            by = next(iter(ending.asked), None)  # a library may have raised an interrupt of its own instead
+            return Explanation("interrupted", str(by or "interrupted"), by.exit_status if by else 130)
+        case Unprinted():
+            return Explanation(code, f"cannot write to standard output: {error.strerror}\n{_UNPRINTED}", 5)
         case OSError():
             return Explanation(code, escape(error), 5)
         case MemoryError():

@@ -21,6 +21,7 @@ _force = click.option("--force", is_flag=True, help="Replace DST if it exists.")
 
 
 @click.group("hypernetwork")
+@debug
 def command() -> None:
     pass
 

@@ -32,15 +32,19 @@ def paint(text: str, colour: str) -> str:
     return text if plain else click.style(text, fg=colour)
 
 
+class Unprinted(OSError):
+    """Standard output takes no more."""
+
+
 def write(text: str) -> None:
-    """Print `text`. If the reader has gone, the rest is dropped in silence: the exit status still tells."""
+    """Print `text`. If the reader has gone, the rest is dropped in silence: the exit status still tells. Raises Unprinted."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise
+            raise Unprinted(error.errno, error.strerror) from error
 
 
 def note(text: str) -> None:

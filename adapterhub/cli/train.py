@@ -41,6 +41,7 @@ class Trainers(click.Group):
 
 
 @click.command("train", cls=Trainers)
+@debug
 def command() -> None:
     pass
 

@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Container, Hashes, Inspection, ListedTensor
+from adapterhub.adapter import Adapter, Key, Kind, Module, Role
+from adapterhub.documents import Container, Hashes, Inspection, ListedTensor, Problem
 from adapterhub.documents.inspection import Audit
 from adapterhub.errors import UsageError
 from adapterhub.files import Package
@@ -21,6 +21,9 @@ from adapterhub.operations import work
 from adapterhub.operations.base import base_of
 from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import decoded, warnings_of
+
+if TYPE_CHECKING:
+    from adapterhub.fingerprint import Weights
 
 
 def inspect(
@@ -51,7 +54,9 @@ def inspect(
             fields |= told
             problems += odd
         if hash:
-            fields |= _hashed(package, reading)
+            told, odd = _hashed(package, reading)
+            fields |= told
+            problems += odd
         if spectrum and reading is not None and reading.kind is Kind.LORA:
             fields["spectrum"] = _spectrum(reading, base, identity)
         if tensors:
@@ -103,13 +108,30 @@ def _spectrum(reading: Reading, base: Path | str | None, identity: Identity) -> 
         return audit(reading.adapter, weights)
 
 
-def _hashed(package: Package, reading: Reading | None) -> dict[str, Any]:
-    """The fingerprint, and every digest of contract.md of each file; the bytes of a model in one file are read once for both."""
-    from adapterhub.fingerprint import Weights, fingerprint
+def _hashed(package: Package, reading: Reading | None) -> tuple[dict[str, Any], list[Problem]]:
+    """The fingerprint, and every digest of contract.md of each file; the bytes of a model in one file are read once for both. Then
+    which values are no numbers, of a file whose values are looked at.
+    """
+    from adapterhub.fingerprint import Weights
 
     whole = reading is not None and reading.kind is Kind.CHECKPOINT and len(package.paths) == 1
     seen = Weights(reading.adapter) if reading is not None and whole else None
     found = {name: Hashes(**files.every_digest(path, also=() if seen is None else (seen,)))
              for name, path in package.paths.items()}  # fmt: skip
     told = {"hashes": next(iter(found.values()))} if len(found) == 1 else {"file_hashes": found}
-    return {**told, "fingerprint": None if reading is None else fingerprint(reading.adapter, seen)}
+    digest, odd = (None, []) if reading is None else _fingerprint(reading.adapter, seen)
+    return {**told, "fingerprint": digest}, odd
+
+
+def _fingerprint(adapter: Adapter, seen: Weights | None) -> tuple[str, list[Problem]]:
+    """The fingerprint, and which values are no numbers: of whole models, which hold gigabytes, nobody looks at values."""
+    from adapterhub.fingerprint import fingerprint
+    from adapterhub.operations.values import heeded, not_finite
+
+    if adapter.kind is Kind.CHECKPOINT:
+        return fingerprint(adapter, seen), []
+    broken: dict[Module, dict[Role, int]] = {module: {} for module in adapter.modules()}
+    heard = {Key(*module, role): tensor for module, roles in adapter.modules().items()
+             for role, tensor in heeded(roles, broken[module]).items()}  # fmt: skip
+    digest = fingerprint(adapter.with_tensors(heard))
+    return digest, [not_finite(".".join(module), found, "warning") for module, found in broken.items() if found]

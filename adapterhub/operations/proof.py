@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapterhub.adapter import Adapter, Kind
+from adapterhub.adapter import Adapter, Kind, Module, Role, Roles
+from adapterhub.documents import Problem
 from adapterhub.errors import AdapterhubError
 from adapterhub.files import DIRECTORY
 from adapterhub.fingerprint import structure
 from adapterhub.operations.base import Base
 from adapterhub.operations.compare import DIFFERENT, SAME, Gap, counterparts, gap
+from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import Source, open_adapter
+from adapterhub.operations.values import heeded, not_finite
 from adapterhub.operations.work import Made
 
 _KNOWN = frozenset({"missing-weights"})
@@ -33,10 +36,12 @@ class Proof:
     measured: bool
     verify: bool = False
     gap: Gap | None = None
+    odd: list[Problem] = field(default_factory=list)
 
     def __call__(self, path: Path) -> None:
         if self.measured:
             self.gap = self._measure(path)
+            self.made.problems.extend(grouped(self.odd))
         self.source.package.ensure_unchanged()
 
     def _measure(self, path: Path) -> Gap | None:
@@ -52,8 +57,16 @@ class Proof:
             for module in made.modules():
                 if module not in there:
                     raise AdapterhubError(f"{'.'.join(module)} is not in what was written: nothing was put in place")
-                worst = worst.max(gap(module, source[module], found[there[module]], self.base))
+                worst = worst.max(self._gap(module, source[module], found[there[module]]))
         return worst
+
+    def _gap(self, module: Module, before: Roles, after: Roles) -> Gap:
+        """The gap of one module; what of it is no number is told, since it is read anyway."""
+        broken: dict[Role, int] = {}
+        found = gap(module, before, heeded(after, broken), self.base)
+        if broken:
+            self.odd.append(not_finite(".".join(module), broken, "warning"))
+        return found
 
     @contextmanager
     def _written(self, path: Path) -> Iterator[Adapter]:

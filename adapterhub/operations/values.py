@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.algorithms import Algorithm, algorithm_of, missing, rank_of, total_scale
 from adapterhub.documents import Problem
 from adapterhub.errors import RefusedInput
 from adapterhub.operations.lora.module_faults import is_number
-from adapterhub.operations.problems import error, warning
-from adapterhub.tensors import LazyTensor, from_bytes, item, largest_code
+from adapterhub.operations.problems import warning
+from adapterhub.tensors import Buffer, LazyTensor, from_bytes, item, largest_code
 
 R = Role
 HALF_MAX = 65504.0
@@ -47,19 +48,49 @@ def numbers(tensor: LazyTensor) -> Numbers:
     """What a tensor of floats holds. KeyError for other dtypes."""
     import numpy as np
 
-    unsigned, infinity = _BITS[tensor.dtype]
-    width = np.dtype(unsigned).itemsize
-    largest = broken = 0
+    width = np.dtype(_BITS[tensor.dtype][0]).itemsize
+    judged = [_judged(chunk, tensor.dtype) for chunk in tensor.chunks()]
+    largest = max((top for top, _ in judged), default=0).to_bytes(width, "little")
+    return Numbers(item(from_bytes(tensor.dtype, (), largest)), sum(broken for _, broken in judged))
+
+
+def _judged(chunk: Buffer, dtype: str) -> tuple[int, int]:
+    """The bits of the largest finite magnitude of some numbers, and how many are NaN or infinite."""
+    import numpy as np
+
+    unsigned, infinity = _BITS[dtype]
+    codes = np.frombuffer(chunk, unsigned)
+    top = largest_code(codes)
+    if top < infinity:
+        return top, 0
+    bits = codes & ((1 << (8 * codes.itemsize - 1)) - 1)
+    finite = bits[bits < infinity]
+    return int(finite.max(initial=0)), bits.size - finite.size
+
+
+def heeded(tensors: Roles, found: dict[Role, int]) -> Roles:
+    """The same tensors; whoever reads one leaves in `found` how many of its values are NaN or infinite, if any are."""
+    return {
+        role: LazyTensor(tensor.dtype, tensor.shape, partial(_heeded, tensor, role, found))
+        if tensor.dtype in _BITS and role not in _SWITCHES else tensor
+        for role, tensor in tensors.items()
+    }  # fmt: skip
+
+
+def _heeded(tensor: LazyTensor, role: Role, found: dict[Role, int]) -> Iterator[Buffer]:
+    broken = 0
     for chunk in tensor.chunks():
-        codes = np.frombuffer(chunk, unsigned)
-        top = largest_code(codes)
-        if top >= infinity:
-            bits = codes & ((1 << (8 * width - 1)) - 1)
-            finite = bits[bits < infinity]
-            broken += bits.size - finite.size
-            top = int(finite.max(initial=0))
-        largest = max(largest, top)
-    return Numbers(item(from_bytes(tensor.dtype, (), largest.to_bytes(width, "little"))), broken)
+        broken += _judged(chunk, tensor.dtype)[1]
+        if broken:
+            found[role] = max(broken, found.get(role, 0))
+        yield chunk
+
+
+def not_finite(where: str, found: Mapping[Role, int], severity: Literal["error", "warning"] = "error") -> Problem:
+    """What is told of a module whose tensors hold so many values that are NaN or infinite."""
+    told = ", ".join(f"{role} has {count}" for role, count in found.items())
+    return Problem(severity=severity, code="not-finite", where=where, message=f"values that are NaN or infinite: {told}",
+                   mend="The training failed or was saved in too small a dtype: get an earlier or a float32 file.")  # fmt: skip
 
 
 def value_faults(module: Module, tensors: Roles, *, fits: bool = True) -> Iterator[Problem]:
@@ -67,9 +98,8 @@ def value_faults(module: Module, tensors: Roles, *, fits: bool = True) -> Iterat
     where = ".".join(module)
     found = {role: numbers(tensor) for role, tensor in tensors.items()
              if tensor.dtype in _BITS and role not in _SWITCHES}  # fmt: skip
-    if broken := [f"{role} has {told.broken}" for role, told in found.items() if told.broken]:
-        yield error("not-finite", where, f"values that are NaN or infinite: {', '.join(broken)}",
-                    "The training failed or was saved in too small a dtype: get an earlier or a float32 file.")  # fmt: skip
+    if broken := {role: told.broken for role, told in found.items() if told.broken}:
+        yield not_finite(where, broken)
         return
     algorithm = algorithm_of(tensors)
     if algorithm is None or missing(tensors, algorithm):

@@ -33,6 +33,7 @@ def default_path() -> Path:
 def reading(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
     """The registry, to be asked. UsageError where there is none, RefusedInput where it is none."""
     path = default_path() if db is None else Path(db)
+    _refuse_folder(path)
     if not path.exists():
         raise UsageError(f"there is no registry at {path}",
                          mend="adapterhub index FOLDER makes one; --db or $ADAPTERHUB_DB names another.")  # fmt: skip
@@ -51,6 +52,7 @@ def reading(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
     """The registry in that file, to be asked, with the tables that it has: nothing is migrated."""
+    _refuse_folder(path)
     if not path.exists():
         raise UsageError(f"there is no registry at {path}", mend="Give a file that adapterhub backup wrote.")
     with explained(path):
@@ -66,6 +68,7 @@ def unchanged(path: Path) -> Iterator[sqlite3.Connection]:
 def writing(db: Path | str | None = None) -> Iterator[sqlite3.Connection]:
     """The registry, to be changed; made where there is none. Changes belong into `transaction`."""
     path = default_path() if db is None else Path(db)
+    _refuse_folder(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _migrated(path)
@@ -103,6 +106,13 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 def exists(db: Path | str | None = None) -> bool:
     """Whether there is a registry."""
     return (default_path() if db is None else Path(db)).exists()
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, and a registry is a file", mend=f"Give the file, as {path / 'registry.db'}."
+        )
 
 
 def place(path: Path | str) -> Path:

@@ -43,6 +43,8 @@ def import_(source: Path | str, *, db: Path | str | None = None) -> Imported:
     path = Path(source)
     if not path.exists():
         raise UsageError(f"{path} does not exist", mend="Give the file that adapterhub export wrote.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", mend="Give the file that adapterhub export wrote.")
     with machine("read", path), path.open("rb") as lines, writing(db) as connection, transaction(connection):
         taken = _Taken(connection)
         for number, line in enumerate(_split(lines, path), 1):

@@ -6,10 +6,11 @@ import sqlite3
 from pathlib import Path
 
 from adapterhub.documents import SidecarChange, SidecarExport, SidecarGap
-from adapterhub.errors import AdapterhubError, UnknownName
+from adapterhub.errors import AdapterhubError, UnknownName, UsageError
 from adapterhub.registry import storing
-from adapterhub.registry.database import legible, reading, restored
+from adapterhub.registry.database import legible, reading, restored, stored
 from adapterhub.registry.facts import FAMILIES, Value, export
+from adapterhub.registry.facts.precedence import settled
 from adapterhub.registry.find import Filter, conditions
 from adapterhub.registry.reference import resolve
 
@@ -40,6 +41,7 @@ def _asked(connection: sqlite3.Connection, wanted: Filter) -> list[int]:
 def _exported(connection: sqlite3.Connection, record: int, family: str, dry_run: bool) -> SidecarExport:
     path, digest = connection.execute("SELECT path, sha256 FROM records WHERE id = ?", (record,)).fetchone()
     try:
+        _require_own(connection, record, restored(path), family)
         done = export(restored(path), storing.facts_of(connection, record), family, dry_run=dry_run, digest=digest)
     except (AdapterhubError, OSError) as error:
         return SidecarExport(model=legible(path), family=family, error=getattr(error, "message", None) or str(error))
@@ -49,6 +51,29 @@ def _exported(connection: sqlite3.Connection, record: int, family: str, dry_run:
     gaps = [SidecarGap(field=field, reason=why) for field, why in done.left_out]
     return SidecarExport(model=legible(path), family=family, sidecar=str(done.path), created=done.created, written=done.written,
                          changes=changes, left_out=gaps)  # fmt: skip
+
+
+def _require_own(connection: sqlite3.Connection, record: int, path: Path, family: str) -> None:
+    """Raises UsageError if another file beside it, of the same name but for the suffix, has the same side-car and should be told
+    otherwise of there.
+    """
+    said = _says(connection, record, family)
+    stem = path.with_suffix("")
+    beside = connection.execute(
+        "SELECT id, path FROM records WHERE path > ? AND path < ? AND id != ? AND missing IS NULL ORDER BY path",
+        (stored(f"{stem}."), stored(f"{stem}/"), record),
+    )
+    for other, there in beside.fetchall():
+        if restored(there).with_suffix("") == stem and _says(connection, other, family) != said:
+            raise UsageError(f"{restored(there).name} beside it has the same side-car, and other facts: "
+                             "give one of the two another name")  # fmt: skip
+
+
+def _says(connection: sqlite3.Connection, record: int, family: str) -> dict[str, Value]:
+    """What the side-car of a record would say."""
+    held = {row.field for row in FAMILIES[family].rows}
+    told = settled(storing.facts_of(connection, record))
+    return {field: fact.value for field, fact in told.items() if field in held}
 
 
 def _listed(value: Value | None) -> Value | list[str] | None:

@@ -116,10 +116,12 @@ def _worked(work: Callable[[list[T]], list[R]], batch: list[T]) -> list[R]:
 
 
 def _alone() -> None:
-    """One thread a process, and an interrupt is for the process that gives out the work."""
+    """One thread a process, and an interrupt is for the process that gives out the work: it ends the others by SIGTERM."""
     import signal
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -18,7 +18,9 @@ from adapterhub.train.concept import Draw, Encoder
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that a run ends between two steps; a second SIGINT ends it at once."""
+    """An event that SIGINT, SIGTERM and, unless it is ignored, SIGHUP set, so that a run ends between two steps; a second SIGINT
+    ends it at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -29,7 +31,8 @@ def asked_to_stop() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
+    lost = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM, *lost)}
     try:
         yield asked
     finally:

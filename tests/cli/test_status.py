@@ -3,11 +3,13 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from adapterhub import errors
+from adapterhub.cli import Commands
 from adapterhub.cli.faults import explain, report
 
 CASES = [
@@ -100,3 +102,51 @@ def test_a_stream_that_is_closed_is_not_written_to(closed, arguments, status):
 def test_an_empty_path_is_no_path(cli, arguments):
     outcome = cli(*arguments)
     assert (outcome.status, "it is empty" in outcome.err) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output_is_told_with_what_became_of_the_file(style, options):
+    target = style.with_name("out.safetensors")
+    arguments = ["convert", style, "--to", "diffusers", "-o", target, *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "adapterhub", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, target.is_file()) == (5, True)
+    assert done.stderr == (
+        "error: cannot write to standard output: No space left on device\n"
+        "Files that the command was to write are written, and stay: only what it had to say is lost.\n"
+    )
+
+
+def walked(command, *words):
+    """Every command and group there is, as it is typed."""
+    yield words
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from walked(command.get_command(context, name), *words, name)
+
+
+@pytest.mark.parametrize("words", [*walked(Commands("adapterhub"))][1:], ids=" ".join)
+def test_debug_is_an_option_everywhere(cli, words):
+    assert cli(*words, "--debug", "--help").status == 0
+
+
+def test_a_command_that_is_misspelled_is_answered_with_those_like_it(cli):
+    status, out, err = cli("inspct", "a")
+    assert (status, out) == (2, "")
+    assert "No such command 'inspct'. Did you mean inspect?\n" in err
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["import", "{}"], "is a folder"), (["list", "--db", "{}"], "is a folder, and a registry is a file"),
+    (["index", "{}", "--db", "{}"], "is a folder, and a registry is a file"),
+    (["restore", "{}", "--db", "r.db"], "is a folder, and a registry is a file"),
+    (["train", "lora", "--config", "{}"], "is a folder, and a file is wanted"),
+])  # fmt: skip
+def test_a_folder_in_the_place_of_a_file_is_wrong_usage(cli, tmp_path, arguments, said):
+    outcome = cli(*(argument.format(tmp_path) for argument in arguments))
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: {tmp_path} {said}\n")

@@ -222,3 +222,18 @@ def test_without_digests_the_error_is_measured_and_nothing_is_hashed(
 def test_an_option_for_another_kind_is_not_ignored(tmp_path, source, to, options):
     with pytest.raises(UsageError, match="is for the kind"):
         adapterhub.convert(FIXTURES / source, tmp_path / "out.safetensors", to=to, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"to": "diffusers"}, {"to": "diffusers-lora-linear"}, {"to": "comfyui", "dtype": "bf16"}]
+)
+def test_values_that_are_no_numbers_are_converted_and_told(tmp_path, options):
+    source = lora(tmp_path / "in.safetensors", dtype=np.float32)
+    tensors = load_file(source)
+    tensors[f"{HEAD}.lora_up.weight"][0, :2] = np.nan, np.inf
+    save_file(tensors, source)
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", **options)
+    (told,) = [problem for problem in done.problems if problem.code == "not-finite"]
+    assert told in adapterhub.inspect(source, hash=True).problems
+    assert (told.severity, told.where) == ("warning", f"unet.{MODULE}")
+    assert told.message == "values that are NaN or infinite: lora_up has 2"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
+import adapterhub
 from adapterhub.operations.validate import validate
 
 NOTHING = hashlib.sha256(b"").hexdigest()
@@ -199,3 +200,12 @@ def test_weights_of_peft_without_their_configuration_have_an_unknown_alpha(tmp_p
     assert found(validate(folder / "text_encoder/adapter_model.safetensors")) == [
         ("warning", "missing-alpha", "adapter_config.json")
     ]
+
+
+def test_a_configuration_without_alpha_is_told_wherever_the_strength_depends_on_it(tmp_path):
+    folder = peft_folder(tmp_path, {name: value for name, value in SOUND.items() if name != "lora_alpha"})
+    (told,) = [one for one in validate(folder).problems if one.code == "missing-alpha"]
+    assert (told.severity, told.message) == ("warning", "without lora_alpha: PEFT takes 8, adapterhub strength 1")
+    assert told in adapterhub.inspect(folder).problems
+    assert told in adapterhub.convert(folder, tmp_path / "out.safetensors", to="kohya").problems
+    assert told in adapterhub.scale(folder, f"{tmp_path}/scaled/", 0.5).problems

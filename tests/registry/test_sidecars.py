@@ -70,3 +70,18 @@ def test_a_family_that_nobody_knows_is_wrong_usage(db, cli):
     with pytest.raises(UnknownName):
         adapterhub.export_sidecars("poster", db=db)
     assert cli("export", "style", "--db", db).status == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_files_of_one_name_never_say_different_things_in_one_side_car(db, family):
+    twin = adapter(db.parent / "style.pt.safetensors", 3).rename(db.parent / "style.sft")
+    adapterhub.index(db.parent, db=db)
+    adapterhub.tag(str(twin), "other", db=db)
+    before = sorted(db.parent.iterdir())
+    refused = {Path(one.model).name: one.error for one in adapterhub.export_sidecars(family, db=db) if one.error}
+    assert refused == {
+        "style.safetensors": "style.sft beside it has the same side-car, and other facts: give one of the two another name",
+        "style.sft": "style.safetensors beside it has the same side-car, and other facts: give one of the two another name",
+    }
+    new = {*db.parent.iterdir()} - {*before}
+    assert {path.name.partition(".")[0] for path in new} - {"r"} == {"plain"}

@@ -50,7 +50,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_wa
     assert states(there) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends_with_130(
     number: signal.Signals, base_of: BaseOf, pictures: Path, tmp_path: Path, spawner: Spawner
 ) -> None:

@@ -18,14 +18,13 @@ from adapterhub.files import File, Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.lora.diffusers import FIELD
 from adapterhub.layouts.lora.identity import told_architecture
-from adapterhub.layouts.lora.peft_config import components_with_config
 from adapterhub.layouts.lora.placing import Fit
 from adapterhub.metadata import contradictions
 from adapterhub.operations.header.private import local_path
+from adapterhub.operations.lora.configs import configs
 from adapterhub.operations.problems import warning
 
 R = Role
-CONFIG = "adapter_config.json"
 _RENEW = "adapterhub convert writes what is true."
 _JSON = (FIELD, "ot_config", "ss_bucket_info", "ss_dataset_dirs", "ss_datasets", "ss_network_args", "ss_reg_dataset_dirs",
          "ss_tag_frequency")  # fmt: skip
@@ -44,11 +43,9 @@ def claims(package: Package, fit: Fit, reading: Reading, alphas: Mapping[Module,
         yield from _private(name, json.dumps(document, ensure_ascii=False).replace("\\\\", "\\"))
     yield from hashes(package)
     yield from _numbers(package, fit, reading, alphas)
-    for place, component, config in _configs(package, fit):
+    for place, component, config in configs(package, fit):
         yield from _config(place, config, {path: tensors for (owner, path), tensors in reading.modules.items()
                                            if owner == component})  # fmt: skip
-    if fit.layout.name == "peft":
-        yield from _no_config(package, fit)
 
 
 def _fields(package: Package) -> Iterator[tuple[str, str]]:
@@ -134,22 +131,6 @@ def _float(text: str | None) -> float | None:
         return None
 
 
-def _configs(package: Package, fit: Fit) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(place, component, configuration) of diffusers' metadata and of PEFT's documents."""
-    for name, file in package.files.items():
-        heads = fit.files.get(name, {})
-        component = next(iter(heads.values())).component if heads else "unet"
-        document = package.documents.get("/".join([*name.split("/")[:-1], CONFIG]))
-        if isinstance(document, dict):
-            yield "/".join([*name.split("/")[:-1], CONFIG]), component, document
-        try:
-            fields = json.loads(file.metadata.get(FIELD, "{}"))
-        except (ValueError, RecursionError):
-            continue
-        for owner, config in components_with_config(fields if isinstance(fields, dict) else {}).items():
-            yield FIELD, owner or component, config
-
-
 def _config(place: str, config: Mapping[str, Any], modules: Mapping[str, Roles]) -> Iterator[Problem]:
     kind = str(config.get("peft_type") or "LORA").upper()
     ranks = {rank for tensors in modules.values() if (rank := rank_of(tensors)) is not None}
@@ -157,9 +138,6 @@ def _config(place: str, config: Mapping[str, Any], modules: Mapping[str, Roles])
     if told and ranks and kind != "ADALORA" and not ranks <= set(told):
         message = f"r is {_list(set(told))}, and the ranks are {_list(ranks)}"
         yield warning("metadata-contradicts", place, message, _RENEW)
-    if kind == "LORA" and ranks and not isinstance(config.get("lora_alpha"), int | float):
-        yield warning("missing-alpha", place, "without lora_alpha: PEFT takes 8, adapterhub strength 1",
-                      "Write lora_alpha; it is r for strength 1.")  # fmt: skip
     yield from _targets(place, config, modules)
 
 
@@ -176,14 +154,6 @@ def _targets(place: str, config: Mapping[str, Any], modules: Mapping[str, Roles]
     if unnamed and targets and all(map(_LITERAL.fullmatch, targets)):
         message = f"target_modules leaves out, and PEFT with it, modules that the file changes: {_list(unnamed)}"
         yield warning("metadata-contradicts", place, message, _RENEW)
-
-
-def _no_config(package: Package, fit: Fit) -> Iterator[Problem]:
-    for name in fit.files:
-        place = "/".join([*name.split("/")[:-1], CONFIG])
-        if not isinstance(package.documents.get(place), dict):
-            yield warning("missing-alpha", place, "is not there, and alpha with it: read at strength 1, which may be wrong",
-                          "Get it too: it lies beside the weights where they come from.")  # fmt: skip
 
 
 def _pattern(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:

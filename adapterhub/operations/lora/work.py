@@ -11,6 +11,7 @@ from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
+from adapterhub.operations.lora.configs import without_alpha
 from adapterhub.operations.lora.faults import alpha_faults, alphas, faults
 from adapterhub.operations.lora.outline import outlined
 
@@ -31,7 +32,8 @@ def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dic
         "alphas": dict(Counter(map("{:.6g}".format, found.values()))),
     }  # fmt: skip
     odd = alpha_faults(identity.fit.layout, reading.modules, found)
-    return fields, [*faults(package, identity, reading, plain=outline.plain), *odd]
+    untold = without_alpha(package, identity.fit, reading)
+    return fields, [*faults(package, identity, reading, plain=outline.plain), *odd, *untold]
 
 
 def value_faults(package: Package, identity: Identity, reading: Reading, base: Path | None) -> Iterator[Problem]:
