@@ -73,15 +73,18 @@ def open_adapter(
 
 
 def _not_one(path: Path | None, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
-    wanted = " or ".join(map(_titled, kinds))
+    wanted = " or ".join(map(titled, kinds))
     if identity.foreign is not None:
         return NotAnAdapter(f"{path}: {identity.foreign.title}, and not {wanted}")
     if identity.kind in layouts.KINDS and identity.kind not in kinds:
-        return NotAnAdapter(f"{path}: {_titled(identity.kind)}, and not {wanted}")
+        return NotAnAdapter(f"{path}: {titled(identity.kind)}, and not {wanted}")
     return NotAnAdapter(f"{path}: no layout explains its keys", mend="adapterhub inspect --tensors lists them.")
 
 
-def _titled(kind: Kind) -> str:
+def titled(kind: Kind) -> str:
+    """A file of a kind, for people."""
+    if kind is Kind.UNKNOWN:
+        return "a file of no known kind"
     return "a LoRA" if kind is Kind.LORA else f"an {kind}" if kind is Kind.EMBEDDING else f"a {kind}"
 
 
