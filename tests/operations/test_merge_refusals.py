@@ -176,6 +176,7 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
         ({"include": ["nothing*"]}, UsageError, "leave nothing to merge"),
         ({"exclude": ["*"]}, UsageError, "leave nothing to merge"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
+        ({"seed": 3}, UsageError, "only stochastic rounding draws from a seed"),
         ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
 )

@@ -85,6 +85,8 @@ def mixing_of(method: str, within: Bound | None, density: float | None, seed: in
         raise UsageError(f"what {method} makes is an approximation", mend="Give --rank or --tolerance.")
     if density is not None and (known is None or not 0 < density <= 1):
         raise UsageError("a density is a share of the numbers, and only ties and dare have one", mend="Give 0 to 1.")
+    if seed and method != "dare":
+        raise UsageError("only dare draws from a seed", mend="Leave out --seed, or give --method dare.")
     return Mixing(known, within, density or (known.density if known else 1.0), seed)
 
 

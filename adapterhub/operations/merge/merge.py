@@ -68,6 +68,10 @@ def merge(
     if recipe is None:
         if base is None or not adapters:
             raise UsageError("say what to merge", mend="Give a base and adapters, or a recipe.")
+        if seed and rounding == "nearest":
+            raise UsageError(
+                "only stochastic rounding draws from a seed", mend="Leave out --seed, or give --rounding stochastic."
+            )
         order = Order(Path(base), [part(given) for given in adapters], blocks, None, tuple(include), tuple(exclude),
                       dtype, rounding, seed, architecture, allow_loss)  # fmt: skip
     else:
