@@ -65,3 +65,19 @@ def test_a_weight_that_makes_a_strength_too_small_is_refused(tmp_path, weight):
         with pytest.raises(RefusedInput, match="F32 does not hold such a strength"):
             adapterhub.combine([(first, weight), (second, weight)], tmp_path / "c.safetensors", **arguments)
     assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"rank": 64}, {"dtype": "fp16"}])
+def test_joined_factors_that_cancel_leave_no_rounding_behind(tmp_path, arguments):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: pair(SHAPES[LINEAR]), TEXT: pair((768, 768))})
+    done = adapterhub.combine([(source, 0.1), (source, 0.2), (source, -0.3)], tmp_path / "c.safetensors", **arguments)
+    assert done.max_error == 0.0
+    assert not any(change(found).any() for found in read(tmp_path / "c.safetensors").values())
+    assert [problem.code for problem in done.problems if problem.code == "cancelled"] == ["cancelled"]
+
+
+def test_a_lora_and_its_opposite_are_joined_bit_for_bit(tmp_path):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: pair(SHAPES[LINEAR])})
+    done = adapterhub.combine([source, (source, -1.0)], tmp_path / "c.safetensors")
+    assert (done.exactness, done.max_error, done.approximations) == ("bit-exact", 0.0, [])
+    assert abs(change(read(tmp_path / "c.safetensors")[LINEAR])).max() < 1e-13

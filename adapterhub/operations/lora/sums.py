@@ -174,26 +174,38 @@ def _biases(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | 
 def _product(
     terms: Sequence[Term], within: Bound | None, dtype: str | None
 ) -> tuple[dict[Role, LazyTensor], Cut | None]:
-    """The factors side by side, at the sum of their ranks, or within a bound."""
-    ranks = [_rank(term.tensors) for term in terms]
-    if within is None or (within.rank is not None and sum(ranks) <= within.rank):
-        return _joined(terms, sum(ranks), dtype), None
-    pairs = [_pair(term.tensors) for term in terms]
-    scales = [float(_scale(term)) for term in terms]
-    svd = of_product(torch.cat([scale * pair.up for scale, pair in zip(scales, pairs, strict=True)], 1),
-                     torch.cat([pair.down for pair in pairs]))  # fmt: skip
-    largest = sum(
-        abs(scale) * float(pair.up.norm() * pair.down.norm()) for scale, pair in zip(scales, pairs, strict=True)
+    """The factors side by side, at the sum of their ranks, or within a bound; zeros where they cancel and rounding would show."""
+    rank = sum(_rank(term.tensors) for term in terms)
+    joins = within is None or (within.rank is not None and rank <= within.rank)
+    if joins and not _rounds_opposites(terms, rank, dtype):
+        return _joined(terms, rank, dtype), None
+    pairs = [(float(_scale(term)), _pair(term.tensors)) for term in terms]
+    svd = of_product(
+        torch.cat([scale * pair.up for scale, pair in pairs], 1), torch.cat([pair.down for _, pair in pairs])
     )
+    largest = sum(abs(scale) * float(pair.up.norm() * pair.down.norm()) for scale, pair in pairs)
+    if joins and not _cancels(svd, largest):
+        return _joined(terms, rank, dtype), None
     stored = dtype or dtype_of(*(term.tensors for term in terms))
-    return _approximated(svd, within, largest, pairs[0].row, stored)
+    return _approximated(svd, within or Bound(tolerance=0.0), largest, pairs[0][1].row, stored)
+
+
+def _rounds_opposites(terms: Sequence[Term], rank: int, dtype: str | None) -> bool:
+    """Whether terms of both signs are joined by numbers that are not those of their files."""
+    scales = [_scale(term) for term in terms]
+    return min(scales) < 0 < max(scales) and {1.0} != set(map(abs, _shared(scales, rank, dtype)[1]))
+
+
+def _cancels(svd: Svd, largest: float) -> bool:
+    """Whether a sum whose terms have norms of `largest` together is none but rounding."""
+    return largest > 0 and math.hypot(float(svd.sizes.norm()), math.sqrt(svd.rest)) <= _NOTHING * largest
 
 
 def _approximated(
     svd: Svd, within: Bound, largest: float, row: Shape, dtype: str
 ) -> tuple[dict[Role, LazyTensor], Cut]:
     """The best approximation of a sum whose terms have norms of `largest` together; of what is none but rounding, zeros."""
-    if largest and math.hypot(float(svd.sizes.norm()), math.sqrt(svd.rest)) <= _NOTHING * largest:
+    if _cancels(svd, largest):
         zeros = Truncated(0 * svd.up[:, :1], 0 * svd.down[:1], 0.0)
         return factors(zeros, row, dtype), Cut(1, 0.0, cancelled=True)
     cut = svd.cut(within.of(svd))
@@ -263,10 +275,9 @@ def _scale(term: Term) -> Fraction:
     if not isinstance(scale, Fraction):
         raise BrokenAdapter(f"{term.name}: a scale of {scale} is no number to go on with")
     strength = Fraction(term.weight) * scale
-    if abs(strength) >= _BEYOND_F32:
-        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend="Use a smaller weight.")
-    if 0 < abs(strength) < _BELOW_F32:
-        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend="Use a larger weight, or 0.")
+    if strength and not _BELOW_F32 <= abs(strength) < _BEYOND_F32:
+        nearer = "larger weight, or 0" if abs(strength) < 1 else "smaller weight"
+        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend=f"Use a {nearer}.")
     return strength
 
 
