@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, db, debug, force
+from adapterhub.cli.options import OUTPUT, as_json, db, debug, force
 from adapterhub.cli.rows import filters, wanted
 from adapterhub.cli.terminal import escape, note, write, write_json
 
@@ -25,7 +25,12 @@ _FAMILIES = ["a1111", "lora-manager", "stability-matrix", "civitai"]
 @click.command("export")
 @click.argument("refs", metavar="[REF]...", nargs=-1)
 @click.option(
-    "-o", "--output", "target", metavar="FILE", type=PATH, help="Write to this file; JSON lines go to standard output."
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    type=OUTPUT,
+    help="Write to this file; JSON lines go to standard output.",
 )
 @click.option("--format", "form", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True,
               help="One JSON document a line, which import reads; or a table for other tools.")  # fmt: skip

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, db, debug, force
+from adapterhub.cli.options import OUTPUT, as_json, db, debug, force
 from adapterhub.cli.rows import filters, wanted
 from adapterhub.cli.terminal import columns, in_bytes, write, write_json
 
 
 @click.command("lock")
 @click.argument("refs", metavar="[REF]...", nargs=-1)
-@click.option("-o", "--output", "target", metavar="FILE", type=PATH, default="adapterhub.lock", show_default=True,
+@click.option("-o", "--output", "target", metavar="FILE", type=OUTPUT, default="adapterhub.lock", show_default=True,
               help="The lock file; without REF and filters it has what the registry knows below its folder.")  # fmt: skip
 @filters
 @force

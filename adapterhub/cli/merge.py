@@ -9,7 +9,7 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, strong_path, variant
+from adapterhub.cli.options import OUTPUT, PATH, TARGET, as_json, db, debug, strong_path, variant
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
@@ -30,7 +30,7 @@ from adapterhub.cli.terminal import write, write_json
     "--rounding", type=click.Choice(["nearest", "stochastic"]), default="nearest", help="How sums are rounded."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="With --rounding stochastic.")
-@click.option("--undo", metavar="FILE", type=PATH, help="Also write what restores BASE bit for bit: see unmerge.")
+@click.option("--undo", metavar="FILE", type=OUTPUT, help="Also write what restores BASE bit for bit: see unmerge.")
 @click.option(
     "--recipe", metavar="FILE", type=PATH, help="Repeat the merge that a model or a recipe tells, to the same bytes."
 )

@@ -23,8 +23,18 @@ class Named(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Target(Named):
+    """A path that is written to; `-` is standard output elsewhere, and nothing is written there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) == "-":
+            self.fail("nothing is written to standard output: name a file, which ./- may be", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 PATH = Named(path_type=Path)
-TARGET = Named()
+TARGET = Target()
+OUTPUT = Target(path_type=Path)
 debug = click.option(
     "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
 )

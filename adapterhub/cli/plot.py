@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, debug
+from adapterhub.cli.options import OUTPUT, PATH, as_json, base, debug
 from adapterhub.cli.terminal import columns, escape, number, write, write_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MEASURES = {"relative": "‖ΔW‖ / ‖W‖", "rms": "‖ΔW‖ / √elements;
 
 @click.command("plot")
 @click.argument("path", metavar="FILE", type=PATH)
-@click.option("-o", "target", metavar="PNG", type=PATH, required=True, help="The picture to write.")
+@click.option("-o", "target", metavar="PNG", type=OUTPUT, required=True, help="The picture to write.")
 @base
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
 @click.option("--force", is_flag=True, help="Replace PNG if it exists.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, db, debug, force, size
+from adapterhub.cli.options import OUTPUT, as_json, base, db, debug, force, size
 from adapterhub.cli.recording import is_kept, recording
 from adapterhub.cli.terminal import columns, escape, in_bytes, note, problems, write, write_json
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("pull")
 @click.argument("source", metavar="REPO_ID|ADDRESS")
 @click.option(
-    "-o", "--output", metavar="DIR", type=PATH, help="The folder to put it into: that of the repository's name; here."
+    "-o", "--output", metavar="DIR", type=OUTPUT, help="The folder to put it into: that of the repository's name; here."
 )
 @click.option(
     "--file", metavar="NAME", help="Which file of the repository, if not the one that is called as adapters are."

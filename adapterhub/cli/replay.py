@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, db, debug
+from adapterhub.cli.options import OUTPUT, as_json, db, debug
 from adapterhub.cli.rows import ref
 from adapterhub.cli.terminal import columns, write, write_json
 
@@ -15,7 +15,7 @@ from adapterhub.cli.terminal import columns, write, write_json
 @click.command("replay")
 @ref
 @click.option(
-    "-o", "target", metavar="DST", type=PATH, help="Keep what is made there; it is only compared, if not given."
+    "-o", "target", metavar="DST", type=OUTPUT, help="Keep what is made there; it is only compared, if not given."
 )
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
 @db

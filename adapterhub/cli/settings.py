@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import click
 
-from adapterhub.cli.options import PATH
+from adapterhub.cli.options import OUTPUT
 
 if TYPE_CHECKING:
     from adapterhub.documents import TrainingSettings
@@ -29,7 +29,7 @@ def _option(name: str, annotation: Any, text: str) -> click.Option:
     spelled = f"--{name.replace('_', '-')}"
     form, held = _form(annotation)
     if name == "output":
-        return click.Option(["-o", "--output", name], type=PATH, metavar="FOLDER", help=text)
+        return click.Option(["-o", "--output", name], type=OUTPUT, metavar="FOLDER", help=text)
     if form is bool:
         return click.Option([f"{spelled}/--no-{name.replace('_', '-')}", name], default=None, help=text)
     if form is dict:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, db, debug
+from adapterhub.cli.options import OUTPUT, PATH, as_json, db, debug
 from adapterhub.cli.terminal import columns, write, write_json
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("sync")
 @click.argument("lock", metavar="[LOCK]", type=PATH, default="adapterhub.lock")
 @click.option("--check", is_flag=True, help="Say whether all is there, and write nothing.")
-@click.option("-o", "--output", "target", metavar="DIR", type=PATH, help="The folder to fill; that of the lock file.")
+@click.option("-o", "--output", "target", metavar="DIR", type=OUTPUT, help="The folder to fill; that of the lock file.")
 @click.option(
     "--link", is_flag=True, help="Make hard links where that is possible: no room is taken, and both are one file."
 )

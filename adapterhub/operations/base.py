@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import adapterhub.architectures as architectures
 import adapterhub.layouts as layouts
 from adapterhub import files
-from adapterhub.adapter import Kind, Module, Roles
-from adapterhub.algorithms import extent, fits
+from adapterhub.adapter import Kind, Module, Role, Roles
+from adapterhub.algorithms import Extent, extent, fits
 from adapterhub.errors import NeedsBase, NotAnAdapter, UsageError
 from adapterhub.files import Package
 from adapterhub.layouts.checkpoint.weights import weights as weights_of
+from adapterhub.operations.lora.shapes import ia3_on_input, unfit
 from adapterhub.tensors import LazyTensor, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+R = Role
 _ANY_LENGTH = 16
 
 
@@ -52,9 +54,9 @@ class Base:
         given = self.weight(module)
         if given is not None:
             return given.shape
-        measured = extent(tensors)
+        measured = _measured(tensors)
         known = architectures.get(self.architecture).weights.get(module.component, {}).get(module.module)
-        if known is not None and fits(measured, known):
+        if known is not None and fits(measured, known) and not unfit(tensors, known):
             return known
         rows, columns = measured
         return None if rows is None or columns is None else (rows, columns)
@@ -76,7 +78,7 @@ class Base:
 
         shape = self.shape(module, tensors)
         if shape is None:
-            told = extent(tensors)
+            told = _measured(tensors)
             if told == (None, None):
                 raise NeedsBase(
                     f"{'.'.join(module)}: nothing tells the shape of the weight", mend="Give it with --base."
@@ -85,6 +87,16 @@ class Base:
         seed = int.from_bytes(hashlib.sha256("\0".join(module).encode()).digest()[:6], "little")
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _measured(tensors: Roles) -> Extent:
+    """What the tensors tell of the weight: for IA3, whose shape does not say along which side it runs, as it is applied."""
+    if R.IA3_WEIGHT in tensors and R.ON_INPUT in tensors:
+        size = tensors[R.IA3_WEIGHT].size
+        return (None, size) if ia3_on_input(tensors) else (size, None)
+    if R.IA3_L in tensors and len(tensors[R.IA3_L].shape) > 2:
+        return (tensors[R.IA3_L].size, None)
+    return extent(tensors)
 
 
 @contextmanager

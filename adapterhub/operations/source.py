@@ -77,7 +77,7 @@ def open_adapter(
 
 
 def _not_one(package: Package, identity: Identity, kinds: Collection[Kind]) -> NotAnAdapter:
-    path, wanted = package.path, " or ".join(map(_titled, kinds))
+    path, wanted = package.path, " or ".join(map(titled, kinds))
     if identity.foreign is not None and identity.foreign.kind in kinds:
         known = ", ".join(architectures.get(name).title for name in architectures.NAMES)
         return NotAnAdapter(f"{path}: {identity.foreign.title}{_pipeline(package)}, which is not supported: of no architecture "
@@ -85,7 +85,7 @@ def _not_one(package: Package, identity: Identity, kinds: Collection[Kind]) -> N
     if identity.foreign is not None:
         return NotAnAdapter(f"{path}: {identity.foreign.title}, and not {wanted}")
     if identity.kind in layouts.KINDS and identity.kind not in kinds:
-        return NotAnAdapter(f"{path}: {_titled(identity.kind)}, and not {wanted}")
+        return NotAnAdapter(f"{path}: {titled(identity.kind)}, and not {wanted}")
     return NotAnAdapter(f"{path}: no layout explains its keys", mend="adapterhub inspect --tensors lists them.")
 
 
@@ -98,7 +98,10 @@ def _pipeline(package: Package) -> str:
     return f" for {index.get('_class_name', 'a pipeline')} ({parts})"
 
 
-def _titled(kind: Kind) -> str:
+def titled(kind: Kind) -> str:
+    """A file of a kind, for people."""
+    if kind is Kind.UNKNOWN:
+        return "a file of no known kind"
     return "a LoRA" if kind is Kind.LORA else f"an {kind}" if kind is Kind.EMBEDDING else f"a {kind}"
 
 

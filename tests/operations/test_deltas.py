@@ -265,3 +265,13 @@ def test_change_is_the_same_with_the_weight_and_without_where_it_does_not_matter
     torch.testing.assert_close(change(stored, weight), change(stored, None), rtol=1e-12, atol=1e-12)
     with pytest.raises(NeedsBase, match="--base"):
         change(stored | {R.DORA_SCALE: held(draw(8, 1))}, None)
+
+
+@pytest.mark.parametrize(
+    ("indices", "outside"), [([[0, -1], [0, 0]], -1), ([[0, 1], [3, 0]], 3), ([[2, 0], [0, 0]], 2)]
+)
+def test_an_index_of_a_sparse_residual_outside_of_the_weight_is_malformed(indices, outside):
+    tensors = {R.DOWN: held(np.ones((1, 3))), R.UP: held(np.ones((2, 1))), R.RESIDUAL_VALUES: held(np.ones(2)),
+               R.RESIDUAL_INDICES: held(np.array(indices, float))}  # fmt: skip
+    with pytest.raises(BrokenAdapter, match=rf"an index of the sparse residual, {outside}, lies outside of \[2, 3\]"):
+        delta(tensors).matrix()

@@ -218,7 +218,7 @@ def test_values_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path):
     [
         ({"method": "svd"}, UsageError), ({"method": "ties"}, UsageError), ({"method": "slerp", "rank": 2}, UnknownName),
         ({"rank": 2, "tolerance": 0.1}, UsageError), ({"tolerance": 1.0}, UsageError), ({"rank": 0}, UsageError),
-        ({"density": 0.5}, UsageError), ({"method": "dare", "rank": 2, "density": 0.0}, UsageError),
+        ({"density": 0.5}, UsageError), ({"seed": 3}, UsageError), ({"seed": 3, "method": "ties", "rank": 2}, UsageError), ({"method": "dare", "rank": 2, "density": 0.0}, UsageError),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(tmp_path, arguments, error):

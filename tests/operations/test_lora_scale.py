@@ -251,3 +251,14 @@ def test_the_command_line_says_the_same(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["command"], told["exactness"], told["summary"]["compute"]) == ("scale", "bit-exact", 1)
     assert run(["scale", str(source), "2", "-o", str(tmp_path / "b.safetensors")]) == 2
+
+
+@pytest.mark.parametrize(("shape", "on_input"), [((8,), 0), ((8,), 1), ((1, 8, 1, 1), 1), ((1, 8, 1, 1), 0)])
+def test_ia3_of_other_widths_takes_a_strength(tmp_path, shape, on_input):
+    made = {LINEAR: {"weight": np.linspace(-1, 2, 8, dtype="f4").reshape(shape), "on_input": np.array(on_input)}}
+    done = adapterhub.scale(
+        saved(tmp_path / "a.safetensors", made), tmp_path / "b.safetensors", 0.5, architecture="sd1"
+    )
+    assert done.max_error < 1e-15
+    stored = read(tmp_path / "b.safetensors")[LINEAR]
+    assert stored["weight"].tobytes() == (made[LINEAR]["weight"] / 2).tobytes()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from adapterhub import merge
 from adapterhub.adapter import Module
 from adapterhub.errors import RefusedInput, UnknownName, UsageError
 from adapterhub.operations.merge.blocks import block_of, blocks
+from tests.operations.merge_files import base, lora
 
 UP = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn1.to_q"
 DOWN = "down_blocks.{}.attentions.{}.transformer_blocks.0.attn1.to_q"
@@ -79,3 +81,12 @@ def test_a_file_without_numbers_is_refused(tmp_path: Path, text: bytes) -> None:
 def test_what_is_no_vector_is_refused(given: str, architecture: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         blocks(given, architecture)
+
+
+def test_a_pattern_that_fits_nothing_is_told(tmp_path: Path) -> None:
+    model, adapter, factors = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors"), tmp_path / "f.toml"
+    factors.write_text('"unet.*attn1*" = 0.5\n"unet.atn2*" = 0.5\n')
+    done = merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", blocks=str(factors), include=["unet.*", "Unet.*"],
+                 exclude=["*.nothing", "*conv1"])  # fmt: skip
+    told = [problem.where for problem in done.problems if problem.code == "pattern-fits-nothing"]
+    assert told == ["Unet.*", "*.nothing", "unet.atn2*"]

@@ -176,6 +176,7 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
         ({"include": ["nothing*"]}, UsageError, "leave nothing to merge"),
         ({"exclude": ["*"]}, UsageError, "leave nothing to merge"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
+        ({"seed": 3}, UsageError, "only stochastic rounding draws from a seed"),
         ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
 )
@@ -208,7 +209,13 @@ def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), tmp_path / "a.safetensors"
-    save_file({f"{head('unet', Q)}.weight": torch.ones(3), f"{head('unet', Q)}.on_input": torch.tensor(False)}, adapter)
-    with pytest.raises(BrokenAdapter, match=rf"unet\.{Q}: the shapes of a module do not fit together"):
+    residual = {
+        "bias_indices": torch.tensor([[0, 2], [1, 0]]),
+        "bias_values": torch.ones(2),
+        "bias_size": torch.tensor([2, 2]),
+    }
+    pair = {"lora_up.weight": torch.ones(2, 1), "lora_down.weight": torch.ones(1, 2)}
+    save_file({f"{head('unet', Q)}.{role}": value for role, value in (pair | residual).items()}, adapter)
+    with pytest.raises(BrokenAdapter, match=rf"unet\.{Q}: .*outside"):
         merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
     assert not (tmp_path / "out.safetensors").exists()

@@ -163,3 +163,14 @@ def test_what_is_stored_is_small(tmp_path: Path) -> None:
         tmp_path / "u"
     ).stat().st_size - factors < 0.05 * 2 * 1024 * 1024 + 40_000  # the header of the base is 40 kB
     assert content(model) != content(tmp_path / "out.safetensors")
+
+
+def test_what_is_no_undo_file_is_called_what_it_is(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.ones(2)}, other)
+    for path, kind in ((model, "a checkpoint"), (a, "a LoRA"), (other, "a file of no known kind")):
+        with pytest.raises(RefusedInput, match=f"{path} is no undo file of a merge, but {kind}") as refused:
+            unmerge(model, [], tmp_path / "back.safetensors", undo=path)
+        assert "merge --undo FILE makes one" in str(refused.value)
+    assert not (tmp_path / "back.safetensors").exists()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from adapterhub.adapter import Adapter, Key, Module
 from adapterhub.algorithms import algorithm_of, extent, label
-from adapterhub.documents import Conversion
+from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.compare import same
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.effect import Effect
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import bound
 from adapterhub.operations.lora.pairs import needs_base
@@ -21,6 +22,7 @@ from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told
 from adapterhub.operations.lora.scale import not_linear
 from adapterhub.operations.lora.sums import Mixing, Term, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.threads import each
+from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
@@ -89,8 +91,22 @@ def _changed(
         tensors |= {Key(*module, role): tensor for role, tensor in made.tensors.items()}
     named = {**adapter.metadata, "modelspec.merged_from": ", ".join(path.stem for path in paths)}
     result = told_anew(adapter.with_tensors(tensors).with_metadata(named))
-    return Changed(result, lambda module: wanted(module, terms[module], mixing, base), cuts,
+    gone = {module for module, cut in cuts.items() if cut.cancelled}
+
+    def of(module: Module) -> Effect:
+        found = wanted(module, terms[module], mixing, base)
+        return found._replace(weight=found.times(0).weight) if module in gone else found
+
+    return Changed(result, of, cuts, list(_cancelled(gone)),
                    tolerance=mixing.within.tolerance if mixing.within else None, approximate=request.dtype is not None)  # fmt: skip
+
+
+def _cancelled(modules: Collection[Module]) -> Iterator[Problem]:
+    """What is told of sums that are nothing."""
+    if modules:
+        yield warning("cancelled", ".".join(min(modules)),
+                      f"the changes of {len(modules)} modules cancel: their sum is zero within rounding, and zeros are stored",
+                      "Without --rank and --tolerance the factors are kept.")  # fmt: skip
 
 
 def _terms(adapter: Adapter, paths: Sequence[Path], weights: Sequence[float]) -> dict[Module, list[Term]]:

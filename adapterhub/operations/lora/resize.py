@@ -74,7 +74,7 @@ def resize(
             if cut is not None:
                 cuts[module] = cut
             if made is not roles:
-                reason = f"rank {cut.rank}, relative error {cut.error:.3g}" if cut else "as lora"
+                reason = str(cut) if cut else "as lora"
                 ledger.replace(
                     [Key(*module, role) for role in roles], [Key(*module, role) for role in made], "compute", reason
                 )

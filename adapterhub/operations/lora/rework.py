@@ -49,10 +49,18 @@ class Output:
 
 
 class Cut(NamedTuple):
-    """The rank that a module has now, and the relative error that this is to leave."""
+    """The rank that a module has now, and the relative error that this is to leave; `cancelled` is a sum of nothing but rounding."""
 
     rank: int
     error: float
+    cancelled: bool = False
+
+    def __str__(self) -> str:
+        return (
+            "the sum is zero within rounding"
+            if self.cancelled
+            else f"rank {self.rank}, relative error {self.error:.3g}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -16,7 +17,7 @@ from adapterhub.documents import Action
 from adapterhub.errors import BrokenAdapter, RefusedInput, UnknownName, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.lora import deltas
-from adapterhub.operations.lora.deltas.truncation import Pair, of_product
+from adapterhub.operations.lora.deltas.truncation import Pair, Svd, Truncated, of_product
 from adapterhub.operations.lora.effect import Effect, added, effect
 from adapterhub.operations.lora.low_rank import Bound, decomposed
 from adapterhub.operations.lora.methods import METHODS, Method, seed_of
@@ -31,6 +32,10 @@ _LINEAR = ("linear", "svd")
 _STORED_DOWN = frozenset({R.MID, R.ADALORA_E})
 """Beside one of these, the second matrix is not the stored one."""
 _BEYOND_F32 = 1 << 128
+_BELOW_F32 = Fraction(1, 1 << 126)
+"""Between these F32 holds a strength with all of its digits."""
+_NOTHING = 2.0**-44
+"""A sum that is so small beside its terms is what rounding them left (float64, some hundred roundings)."""
 
 
 class Term(NamedTuple):
@@ -85,6 +90,8 @@ def mixing_of(method: str, within: Bound | None, density: float | None, seed: in
         raise UsageError(f"what {method} makes is an approximation", mend="Give --rank or --tolerance.")
     if density is not None and (known is None or not 0 < density <= 1):
         raise UsageError("a density is a share of the numbers, and only ties and dare have one", mend="Give 0 to 1.")
+    if seed and method != "dare":
+        raise UsageError("only dare draws from a seed", mend="Leave out --seed, or give --method dare.")
     return Mixing(known, within, density or (known.density if known else 1.0), seed)
 
 
@@ -153,8 +160,7 @@ def combined(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str |
         made, cut = _difference(module, changing, mixing, dtype)
     if R.W_NORM in made and R.DIFF_B in bias:
         bias = {R.B_NORM: bias[R.DIFF_B]}
-    told = f"{reason}; rank {cut.rank}, relative error {cut.error:.3g}" if cut else reason
-    return Combined(made | bias, "compute", told, cut)
+    return Combined(made | bias, "compute", f"{reason}; {cut}" if cut else reason, cut)
 
 
 def _biases(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> dict[Role, LazyTensor]:
@@ -168,17 +174,42 @@ def _biases(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | 
 def _product(
     terms: Sequence[Term], within: Bound | None, dtype: str | None
 ) -> tuple[dict[Role, LazyTensor], Cut | None]:
-    """The factors side by side, at the sum of their ranks, or within a bound."""
-    ranks = [_rank(term.tensors) for term in terms]
-    if within is None or (within.rank is not None and sum(ranks) <= within.rank):
-        return _joined(terms, sum(ranks), dtype), None
-    pairs = [_pair(term.tensors) for term in terms]
-    scales = [float(_scale(term)) for term in terms]
-    svd = of_product(torch.cat([scale * pair.up for scale, pair in zip(scales, pairs, strict=True)], 1),
-                     torch.cat([pair.down for pair in pairs]))  # fmt: skip
-    cut = svd.cut(within.of(svd))
+    """The factors side by side, at the sum of their ranks, or within a bound; zeros where they cancel and rounding would show."""
+    rank = sum(_rank(term.tensors) for term in terms)
+    joins = within is None or (within.rank is not None and rank <= within.rank)
+    if joins and not _rounds_opposites(terms, rank, dtype):
+        return _joined(terms, rank, dtype), None
+    pairs = [(float(_scale(term)), _pair(term.tensors)) for term in terms]
+    svd = of_product(
+        torch.cat([scale * pair.up for scale, pair in pairs], 1), torch.cat([pair.down for _, pair in pairs])
+    )
+    largest = sum(abs(scale) * float(pair.up.norm() * pair.down.norm()) for scale, pair in pairs)
+    if joins and not _cancels(svd, largest):
+        return _joined(terms, rank, dtype), None
     stored = dtype or dtype_of(*(term.tensors for term in terms))
-    return factors(cut, pairs[0].row, stored), Cut(cut.up.shape[1], cut.error)
+    return _approximated(svd, within or Bound(tolerance=0.0), largest, pairs[0][1].row, stored)
+
+
+def _rounds_opposites(terms: Sequence[Term], rank: int, dtype: str | None) -> bool:
+    """Whether terms of both signs are joined by numbers that are not those of their files."""
+    scales = [_scale(term) for term in terms]
+    return min(scales) < 0 < max(scales) and {1.0} != set(map(abs, _shared(scales, rank, dtype)[1]))
+
+
+def _cancels(svd: Svd, largest: float) -> bool:
+    """Whether a sum whose terms have norms of `largest` together is none but rounding."""
+    return largest > 0 and math.hypot(float(svd.sizes.norm()), math.sqrt(svd.rest)) <= _NOTHING * largest
+
+
+def _approximated(
+    svd: Svd, within: Bound, largest: float, row: Shape, dtype: str
+) -> tuple[dict[Role, LazyTensor], Cut]:
+    """The best approximation of a sum whose terms have norms of `largest` together; of what is none but rounding, zeros."""
+    if _cancels(svd, largest):
+        zeros = Truncated(0 * svd.up[:, :1], 0 * svd.down[:1], 0.0)
+        return factors(zeros, row, dtype), Cut(1, 0.0, cancelled=True)
+    cut = svd.cut(within.of(svd))
+    return factors(cut, row, dtype), Cut(cut.up.shape[1], cut.error)
 
 
 def _joined(terms: Sequence[Term], rank: int, dtype: str | None) -> dict[Role, LazyTensor]:
@@ -217,16 +248,19 @@ def _difference(
     norm = any(R.W_NORM in tensors or R.B_NORM in tensors for tensors in modules)
     shape = _shape(modules)
 
+    def parts() -> dict[int, Tensor]:
+        return {term.number: _change(term) for term in terms}
+
     def merged() -> Tensor:
-        parts = {term.number: _change(term) for term in terms}
-        return mixing.of(module, parts).reshape(shape)
+        return mixing.of(module, parts()).reshape(shape)
 
     if mixing.within is None or len(shape) < 2:
         role = R.W_NORM if norm else R.DIFF
         return {role: _when_read(computed(dtype, *modules), shape, merged)}, None
-    svd = decomposed(merged().flatten(1), mixing.within)
-    cut = svd.cut(mixing.within.of(svd))
-    return factors(cut, shape[1:], dtype or dtype_of(*modules)), Cut(cut.up.shape[1], cut.error)
+    found = parts()
+    svd = decomposed(mixing.of(module, found).reshape(shape).flatten(1), mixing.within)
+    largest = sum(float(part.norm()) for part in found.values())
+    return _approximated(svd, mixing.within, largest, shape[1:], dtype or dtype_of(*modules))
 
 
 def _shape(modules: Sequence[Roles]) -> Shape:
@@ -241,8 +275,9 @@ def _scale(term: Term) -> Fraction:
     if not isinstance(scale, Fraction):
         raise BrokenAdapter(f"{term.name}: a scale of {scale} is no number to go on with")
     strength = Fraction(term.weight) * scale
-    if abs(strength) >= _BEYOND_F32:
-        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend="Use a smaller weight.")
+    if strength and not _BELOW_F32 <= abs(strength) < _BEYOND_F32:
+        nearer = "larger weight, or 0" if abs(strength) < 1 else "smaller weight"
+        raise RefusedInput(f"{term}: F32 does not hold such a strength", mend=f"Use a {nearer}.")
     return strength
 
 

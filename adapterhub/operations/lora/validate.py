@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adapterhub.adapter import Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, extent, fits, missing
+from adapterhub.algorithms import algorithm_of, missing
 from adapterhub.documents import Problem
 from adapterhub.errors import RefusedInput
 from adapterhub.files import Package
@@ -16,6 +16,7 @@ from adapterhub.operations import values
 from adapterhub.operations.base import Base, base_of
 from adapterhub.operations.lora.claims import claims
 from adapterhub.operations.lora.faults import alphas
+from adapterhub.operations.lora.shapes import misfit
 from adapterhub.operations.problems import error
 from adapterhub.tensors import LazyTensor
 
@@ -43,8 +44,8 @@ def _on(base: Base, reading: Reading) -> Iterator[Problem]:
         where, weight = ".".join(module), base.weight(module)
         if weight is None:
             yield error("not-in-base", where, "the base model has no such module", _OTHER)
-        elif not fits(extent(tensors), weight.shape):
-            message = f"does not fit the base model, whose weight is {list(weight.shape)}"
+        elif why := misfit(tensors, weight.shape):
+            message = f"{why} the base model, whose weight is {list(weight.shape)}"
             yield error("base-shape", where, message, _OTHER)
         elif algorithm.needs_base or Role.DORA_SCALE in tensors:
             yield from _result(module, tensors, weight)

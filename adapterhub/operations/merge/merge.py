@@ -70,6 +70,10 @@ def merge(
     if recipe is None:
         if base is None or not adapters:
             raise UsageError("say what to merge", mend="Give a base and adapters, or a recipe.")
+        if seed and rounding == "nearest":
+            raise UsageError(
+                "only stochastic rounding draws from a seed", mend="Leave out --seed, or give --rounding stochastic."
+            )
         order = Order(Path(base), [part(given) for given in adapters], blocks, None, tuple(include), tuple(exclude),
                       dtype, rounding, seed, architecture, allow_loss, variant)  # fmt: skip
     else:
@@ -148,7 +152,6 @@ def _planned(base: Source, adapters: Sequence[Opened], order: Order) -> Plan:
     """Everything that can be known before a byte is written."""
     model = base.adapter
     plan.require_same_model(model, adapters)
-    plan.require_numbers(adapters)
     require_plain(base, "Merge into the fp16 or bf16 model that it was made of.")
     selection = Selection(_blocks(order, model.architecture), order.include, order.exclude)
     made = Plan()
@@ -160,6 +163,7 @@ def _planned(base: Source, adapters: Sequence[Opened], order: Order) -> Plan:
         else:
             plan.add_lora(made, model, one, selection)
     made.require_whole(order.allow_loss)
+    plan.require_numbers(adapters)
     if not made.terms and (order.include or order.exclude) and any(one.unet or one.text for one in order.parts):
         raise UsageError("--include and --exclude leave nothing to merge",
                          mend="They are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip

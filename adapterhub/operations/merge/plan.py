@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Module, Role, Roles
-from adapterhub.algorithms import extent, fits
 from adapterhub.documents import LedgerEntry
 from adapterhub.errors import BrokenAdapter, LossyConversion, NotAnAdapter, RefusedInput
 from adapterhub.operations import values
+from adapterhub.operations.lora.shapes import misfit
 from adapterhub.operations.merge.strengths import Part, Selection
 from adapterhub.operations.merge.terms import BIASES, Term
 from adapterhub.operations.source import Source
@@ -125,8 +125,8 @@ def misfits(base: Adapter, module: Module, roles: Roles) -> Iterator[str]:
     if weight is None:
         yield _ABSENT
         return
-    if term.changes_weight and not fits(extent(roles), weight.shape):
-        yield f"does not fit the base, whose weight is {list(weight.shape)}"
+    if term.changes_weight and (why := misfit(roles, weight.shape)):
+        yield f"{why} the base, whose weight is {list(weight.shape)}"
     if term.changes_bias and bias is None and Role.IA3_L not in roles:
         yield _UNBIASED
     if bias is not None and (wrong := [role for role in BIASES & roles.keys() if roles[role].size != bias.size]):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub import files
-from adapterhub.adapter import Key
+from adapterhub.adapter import Key, Kind
 from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.files import Package
@@ -117,8 +118,24 @@ def _problems(run: Run) -> Iterator[Problem]:
     if run.command == "unmerge":
         yield warning("subtracted", "", "each number is within half a unit in the last place of its dtype for every merge that "
                       "rounded it, and for this one: it need not be the base's own bits", "--undo restores them.")  # fmt: skip
+    for pattern in _idle(run):
+        yield warning("pattern-fits-nothing", pattern, "fits no module of the adapters, and selects or weighs nothing",
+                      "Patterns are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip
     if lost := sum(run.overflows.values()):
         yield warning(
             "overflow", "", f"{lost} numbers became infinite", "Merge at a lower strength, or with --dtype bf16."
         )
     yield from run.tally.problems()
+
+
+def _idle(run: Run) -> Iterator[str]:
+    """The patterns of the order that fit nothing."""
+    order = run.order
+    patterns = [*order.include, *order.exclude, *(order.factors or ())]
+    adapters = [one.source.adapter for one in run.adapters]
+    if any(adapter.kind is Kind.HYPERNETWORK for adapter in adapters):  # which is for whatever the base has
+        adapters.append(run.opened.adapter)
+    names = {".".join(module) for adapter in adapters for module in adapter.modules()} if patterns else set()
+    for pattern in dict.fromkeys(patterns):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            yield pattern

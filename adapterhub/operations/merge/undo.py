@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Key, Role
 from adapterhub.errors import RefusedInput
@@ -26,7 +27,7 @@ from adapterhub.files.source import machine
 from adapterhub.operations.merge.arithmetic import reversible
 from adapterhub.operations.merge.rounding import CODES
 from adapterhub.operations.merge.terms import Term
-from adapterhub.operations.source import Source
+from adapterhub.operations.source import Source, titled
 from adapterhub.tensors import Buffer, LazyTensor, from_bytes
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Undo:
 
 def read(package: Package) -> Undo:
     """What an undo file says. RefusedInput where it is none."""
+    _require_undo(package)
     try:
         tensors = package.only.tensors
         told = json.loads(package.only.metadata[FIELD])
@@ -172,6 +174,16 @@ def read(package: Package) -> Undo:
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise RefusedInput(f"{package.path}: no undo file of a merge: {type(error).__name__} {error}",
                            mend="Give the file that merge --undo wrote.") from None  # fmt: skip
+
+
+def _require_undo(package: Package) -> None:
+    """RefusedInput that says what another file is."""
+    if len(package.files) == 1 and FIELD in package.only.metadata:
+        return
+    identity = layouts.identify(package)
+    found = identity.foreign.title if identity.foreign else titled(identity.kind)
+    raise RefusedInput(f"{package.path} is no undo file of a merge, but {found}",
+                       mend="merge --undo FILE makes one; without it, name the adapters: unmerge MERGED ADAPTER… -o OUT.")  # fmt: skip
 
 
 def _unpacked(tensors: Mapping[str, LazyTensor], kind: str, sizes: Sequence[Sequence[Any]]) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from adapterhub.errors import BrokenAdapter, NeedsBase
 from adapterhub.operations.lora.deltas import truncation
 from adapterhub.operations.lora.deltas.truncation import Pair, Svd, Truncated
 from adapterhub.operations.lora.deltas.values import tensor
+from adapterhub.operations.lora.shapes import require_fitting
 
 
 class Delta(Protocol):
@@ -77,6 +78,7 @@ class Additive(Stored, ABC):
             return self._matrix()
 
     def apply(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        require_fitting(self.tensors, tuple(weight.shape))
         change = self.matrix()
         with self.fitting():
             return weight.detach().to(torch.float64) + strength * change.reshape(weight.shape)
@@ -114,6 +116,7 @@ class Relative(Stored, ABC):
         raise NeedsBase(f"the change that {self.name} makes depends on the base weights", mend="Give them with --base.")
 
     def apply(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        require_fitting(self.tensors, tuple(weight.shape))
         weight = weight.detach().to(torch.float64)
         with self.fitting():
             changed = self._changed(weight)

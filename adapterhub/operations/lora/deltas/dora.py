@@ -10,7 +10,7 @@ from torch import Tensor
 from adapterhub.adapter import Role
 from adapterhub.errors import BrokenAdapter
 from adapterhub.operations.lora.deltas.base import Additive, Relative, channels
-from adapterhub.tensors import Shape
+from adapterhub.operations.lora.shapes import on_output
 
 _EPSILON = torch.finfo(torch.float64).eps
 
@@ -35,22 +35,9 @@ class DoRA(Relative):
         magnitude = self.value(Role.DORA_SCALE)
         turned = channels(self.direction.apply(weight))
         rows = on_output(magnitude.shape, weight.shape)
+        if rows is None:
+            raise BrokenAdapter(
+                f"a magnitude of shape {list(magnitude.shape)} lies on neither axis of a weight {list(weight.shape)}"
+            )
         norm: Tensor = torch.linalg.vector_norm(turned, dim=(1, 2) if rows else (0, 2), keepdim=True)
         return (magnitude.reshape(norm.shape) * turned / (norm + _EPSILON)).reshape(weight.shape)
-
-
-def on_output(magnitude: Shape, weight: Shape) -> bool:
-    """Whether a magnitude lies on the output axis, by its own shape: (O, 1, …) or (O,) does, (1, I, …) does not.
-
-    PEFT's (1, O, 1, 1) of a convolution counts as the output axis where O is not I. BrokenAdapter where nothing fits.
-    """
-    outputs, inputs = weight[:2]
-    size = max(magnitude, default=1)
-    ones = sum(side == 1 for side in magnitude) >= len(magnitude) - 1
-    if ones and size == outputs and magnitude[:1] == (outputs,):
-        return True
-    if ones and size == inputs and magnitude[:1] == (1,):
-        return False
-    if ones and size == outputs and magnitude[:2] == (1, outputs):
-        return True
-    raise BrokenAdapter(f"a magnitude of shape {list(magnitude)} lies on neither axis of a weight {list(weight)}")

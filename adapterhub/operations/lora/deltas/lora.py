@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adapterhub.adapter import Role
 from adapterhub.algorithms import scale_of
+from adapterhub.errors import BrokenAdapter
 from adapterhub.operations.lora.deltas.base import Additive
 from adapterhub.operations.lora.deltas.truncation import Pair
 
@@ -57,6 +58,15 @@ class LoRA(Additive):
             product = product + self.value(R.RESIDUAL).reshape(product.shape)
         change = product * self.scale
         if R.RESIDUAL_INDICES in self:
-            rows, columns = self.value(R.RESIDUAL_INDICES).long()
-            change = change.index_put((rows, columns), self.value(R.RESIDUAL_VALUES), accumulate=True)
+            change = change.index_put(self._indices(change), self.value(R.RESIDUAL_VALUES), accumulate=True)
         return change.reshape(-1, *pair.row)
+
+    def _indices(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the sparse residual. BrokenAdapter for one outside of `change`: torch counts -1 from the end."""
+        rows, columns = self.value(R.RESIDUAL_INDICES).long()
+        for places, length in ((rows, change.shape[0]), (columns, change.shape[1])):
+            if bool(((places < 0) | (places >= length)).any()):
+                outside = int(places[(places < 0) | (places >= length)][0])
+                raise BrokenAdapter(f"an index of the sparse residual, {outside}, lies outside of {list(change.shape)}",
+                                    mend="The file is damaged: get it again.")  # fmt: skip
+        return rows, columns
