@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter
 from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
-from adapterhub.errors import UsageError
+from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_documents, stated
 from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
+from adapterhub.layouts.checkpoint.scoring import channels
 from adapterhub.operations.checkpoint import edm
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
@@ -24,9 +26,9 @@ from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
-_CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
+_CONFIG, _SCHEDULER, _UNET = "config.json", "scheduler/scheduler_config.json", "unet/config.json"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
-_ORIGIN = "_name_or_path"
+_ORIGIN, _CHANNELS = "_name_or_path", "in_channels"
 _MAKE = ("use_linear_projection", "addition_embed_type")
 """Fields of a UNet's configuration that tell architectures from one another at any width."""
 
@@ -64,26 +66,37 @@ def completed(
 
 
 def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
-    """The documents of the folder that configurations are to be taken from. UsageError where that is of another architecture."""
+    """The documents of the folder that configurations are to be taken from. MalformedFile where one holds no settings, UsageError
+    where they are of another architecture, or of another input.
+    """
     config = request.whole.config
-    if config is None:
-        return opened.package.documents
-    given = pipeline_documents(config)
+    given = opened.package.documents if config is None else pipeline_documents(config)
+    folder = config or opened.package.path or Path()
+    for name, document in given.items():
+        if name.endswith(_CONFIG) and not isinstance(document, dict):
+            raise MalformedFile(folder / name, "no-settings", "no object: it holds no settings", mend="Get the whole folder again.")  # fmt: skip
+    if config is not None:
+        _require_fit(given, request, adapter)
+    return given
+
+
+def _require_fit(given: Mapping[str, Any], request: Request, adapter: Adapter) -> None:
     there = stated(given[PIPELINE]).keys() & {*COMPONENTS}
     parts = {part for part in adapter.components() if part != ASIDE}
     model = architectures.get(adapter.architecture)
     wanted = _make(pipeline.documents(adapter.architecture, ["unet"]))
+    mend = "Give the folder of one, or leave --config out."
     if not parts <= there <= model.parts.keys() or _make(given) not in (wanted, []):
-        raise UsageError(
-            f"{config} is no pipeline of {model.title}", mend="Give the folder of one, or leave --config out."
-        )
-    return given
+        raise UsageError(f"{request.whole.config} is no pipeline of {model.title}", mend=mend)
+    ours, theirs = channels(adapter.tensors), given.get(_UNET, {}).get(_CHANNELS)
+    if None not in (ours, theirs) and ours != theirs:
+        raise UsageError(f"the UNet of {request.source} takes {ours} channels of input, and that of {request.whole.config} {theirs}",
+                         mend=mend)  # fmt: skip
 
 
 def _make(documents: Mapping[str, Any]) -> list[bool]:
     """What a UNet has at any width; nothing where there is none."""
-    config = documents.get(f"unet/{_CONFIG}")
-    return [bool(config.get(name)) for name in _MAKE] if isinstance(config, dict) else []
+    return [bool(documents[_UNET].get(name)) for name in _MAKE] if _UNET in documents else []
 
 
 def _with_given(
@@ -103,20 +116,18 @@ def _with_given(
     return {**documents, **taken}
 
 
-def _without_origin(document: Any) -> Any:
+def _without_origin(document: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the place that its component once came from: a path of somebody's disk, or another model."""
-    if not isinstance(document, dict):
-        return document
     return {name: value for name, value in document.items() if name != _ORIGIN}
 
 
 def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     """`documents` whose UNet has the projections that are written, whatever the folder's had."""
-    name, linear = f"unet/{_CONFIG}", _MAKE[0]
-    config, usual = documents.get(name), pipeline.documents(adapter.architecture, ["unet"])[name].get(linear)
-    if not isinstance(config, dict) or bool(config.get(linear)) == bool(usual):
+    linear, config = _MAKE[0], documents.get(_UNET)
+    usual = bool(pipeline.documents(adapter.architecture, ["unet"])[_UNET].get(linear))
+    if config is None or bool(config.get(linear)) == usual:
         return documents
-    return {**documents, name: {**config, linear: bool(usual)}}
+    return {**documents, _UNET: {**config, linear: usual}}
 
 
 def _with_tokenizers(documents: dict[str, Any], opened: Source, request: Request) -> dict[str, Any]:
