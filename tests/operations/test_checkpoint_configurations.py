@@ -44,3 +44,19 @@ def test_a_configuration_that_is_no_object_is_refused(name, given, folder, tmp_p
         adapterhub.convert(source, tmp_path / "out", to="diffusers", **asked)
     assert str(place) in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_configurations_are_asked_for_only_where_there_are_none(folder, tmp_path):
+    source = tmp_path / "model.safetensors"
+    advised = "A folder needs its own configurations then: --config DIR."
+    given = adapterhub.convert(source, tmp_path / "given", to="diffusers", config=folder)
+    cases = {
+        "ours": (adapterhub.convert(source, tmp_path / "ours", to="diffusers"), advised),
+        "given": (given, f"The folder has the configurations of {folder}."),
+        "its own": (adapterhub.convert(folder, tmp_path / "back.safetensors", to="single-file"), None),
+    }
+    told = {
+        case: [one.mend for one in done.problems if one.code == "other-widths"] for case, (done, _) in cases.items()
+    }
+    assert told == {case: [mend] for case, (_, mend) in cases.items()}
+    assert [one.mend for one in adapterhub.inspect(folder).problems] == [None]

@@ -90,6 +90,8 @@ def _done(request: Request) -> dict[str, str]:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
         done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}."
+    if request.whole.config is not None:
+        done["other-widths"] = f"The folder has the configurations of {request.whole.config}."
     if request.layout is single_file.LAYOUT:
         done["metadata-contradicts"] = "Mended: what is written says what its weights are."
     return done
