@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -60,3 +61,17 @@ def test_configurations_are_asked_for_only_where_there_are_none(folder, tmp_path
     }
     assert told == {case: [mend] for case, (_, mend) in cases.items()}
     assert [one.mend for one in adapterhub.inspect(folder).problems] == [None]
+
+
+SLOTS = {"vae": ["diffusers", "AutoencoderKL"], "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "PNDMScheduler"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [[None, None], None], ids=["null", "absent"])
+@pytest.mark.parametrize("part", SLOTS)
+def test_the_index_names_what_was_added_to_a_folder_that_lacked_it(part, said, folder, tmp_path):
+    shutil.rmtree(folder / part)
+    index = {name: row for name, row in document(folder, "model_index.json").items() if name != part}
+    (folder / "model_index.json").write_text(json.dumps(index | ({part: said} if said else {})))
+    adapterhub.convert(folder, tmp_path / "out", to="diffusers", vae=tmp_path / "model.safetensors")
+    assert document(tmp_path / "out", "model_index.json") == index | {part: SLOTS[part]}
+    assert any((tmp_path / "out" / part).iterdir())

@@ -107,13 +107,19 @@ def _with_given(
     taken = {name: _without_origin(document) for name, document in given.items() if name in wanted}
     rows = {other.name: other.row for other in beside}
     if PIPELINE in taken:
-        there = documents[PIPELINE]
-        index = {name: value if not isinstance(value, list) or any(there.get(name) or [None]) else [None, None]
-                 for name, value in taken[PIPELINE].items()}  # fmt: skip
+        index = _index(documents[PIPELINE], taken[PIPELINE])
         if _SAFETY in index and _CHECKER not in rows:
             index[_SAFETY] = False
         taken[PIPELINE] = index | rows
     return {**documents, **taken}
+
+
+def _index(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The index of another folder, of the components that are written: as it has them, or as `ours` has those that it lacks."""
+    written = stated(ours)
+    rows = {name: row if any(row) and name in written else written.get(name, [None, None])
+            for name, row in given.items() if isinstance(row, list)}  # fmt: skip
+    return {**given, **rows, **{name: row for name, row in written.items() if name not in given}}
 
 
 def _without_origin(document: Mapping[str, Any]) -> dict[str, Any]:
