@@ -31,7 +31,7 @@ def with_markers(adapter: Adapter, opened: Source) -> tuple[Adapter, list[Ledger
     if not is_first or adapter.architecture != "sdxl" or "unet" not in adapter.components():
         return adapter, []
     made: dict[Key, LazyTensor] = {aside(name): tensor for name, tensor in _markers(package.documents).items()}
-    entries = [LedgerEntry(source=[], target=[held.module], action="compute", reason="the configurations of the folder say so")
+    entries = [LedgerEntry(source=[], target=[held.module], action="metadata", reason="the configurations of the folder say so")
                for held in made]  # fmt: skip
     return adapter.with_tensors({**adapter.tensors, **made}), entries
 
