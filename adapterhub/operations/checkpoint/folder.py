@@ -18,7 +18,7 @@ from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_fro
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
 from adapterhub.layouts.checkpoint.scoring import channels
-from adapterhub.operations.checkpoint import edm
+from adapterhub.operations.checkpoint import edm, vae
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
 from adapterhub.operations.problems import warning
@@ -29,6 +29,8 @@ from adapterhub.tensors import LazyTensor
 _CONFIG, _SCHEDULER, _UNET = "config.json", "scheduler/scheduler_config.json", "unet/config.json"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
 _ORIGIN, _CHANNELS = "_name_or_path", "in_channels"
+_KINDS = ("_class_name", "model_type")
+"""Fields of a configuration that tell what it is of."""
 _MAKE = ("use_linear_projection", "addition_embed_type")
 """Fields of a UNet's configuration that tell architectures from one another at any width."""
 
@@ -62,7 +64,8 @@ def completed(
     if request.whole.only is not None:
         encoded = _alone(encoded, parts[0])
     guessed = _SCHEDULER in documents and _SCHEDULER not in given
-    return encoded, problems if guessed else []
+    untold = vae.untold_scale(opened) if parts == [vae.VAE] and vae.CONFIG not in given else []
+    return encoded, [*(problems if guessed else []), *untold]
 
 
 def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
@@ -70,22 +73,35 @@ def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, A
     where they are of another architecture, or of another input.
     """
     config = request.whole.config
-    given = opened.package.documents if config is None else pipeline_documents(config)
+    given = _own(opened, adapter) if config is None else pipeline_documents(config)
     folder = config or opened.package.path or Path()
     for name, document in given.items():
         if name.endswith(_CONFIG) and not isinstance(document, dict):
             raise MalformedFile(folder / name, "no-settings", "no object: it holds no settings", mend="Get the whole folder again.")  # fmt: skip
     if config is not None:
-        _require_fit(given, request, adapter)
+        _require_fit(given, opened, request, adapter)
     return given
 
 
-def _require_fit(given: Mapping[str, Any], request: Request, adapter: Adapter) -> None:
+def _own(opened: Source, adapter: Adapter) -> Mapping[str, Any]:
+    """The documents beside the weights; the configuration of a component alone by the name that it has in a pipeline."""
+    documents, parts = opened.package.documents, [part for part in adapter.components() if part != ASIDE]
+    if PIPELINE in documents or not isinstance(own := documents.get(_CONFIG), dict) or len(parts) != 1:
+        return documents
+    name = f"{parts[0]}/{_CONFIG}"
+    usual = pipeline.documents(adapter.architecture, parts)[name]
+    is_of_part = all(own.get(told) == usual.get(told) for told in _KINDS)
+    return {name: own, **documents} if is_of_part else documents
+
+
+def _require_fit(given: Mapping[str, Any], opened: Source, request: Request, adapter: Adapter) -> None:
     there = stated(given[PIPELINE]).keys() & {*COMPONENTS}
     parts = {part for part in adapter.components() if part != ASIDE}
     model = architectures.get(adapter.architecture)
     wanted = _make(pipeline.documents(adapter.architecture, ["unet"]))
-    mend = "Give the folder of one, or leave --config out."
+    others = " or ".join(opened.identity.also)
+    first = f"Say --architecture {others} if it is of that" if others else "Give the folder of one"
+    mend = f"{first}, or leave --config out."
     if not parts <= there <= model.parts.keys() or _make(given) not in (wanted, []):
         raise UsageError(f"{request.whole.config} is no pipeline of {model.title}", mend=mend)
     ours, theirs = channels(adapter.tensors), given.get(_UNET, {}).get(_CHANNELS)
