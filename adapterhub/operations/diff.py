@@ -13,7 +13,7 @@ from adapterhub.errors import UsageError
 from adapterhub.layouts.checkpoint.aside import ASIDE, extra_of
 from adapterhub.operations.base import base_of
 from adapterhub.operations.compare import NOISE, Gap, counterparts, gaps
-from adapterhub.operations.source import open_adapter
+from adapterhub.operations.source import Source, open_adapter
 
 _COMPARABLE = frozenset({"missing-weights"})
 """What is wrong with a model that can be compared all the same."""
@@ -36,7 +36,7 @@ def diff(a: Path | str, b: Path | str, *, base: Path | str | None = None, tolera
         if mine.kind is Kind.CHECKPOINT:
             if base is not None:
                 raise UsageError("whole models are compared as they are, without a base", mend="Leave out --base.")
-            return Difference(a=str(a), b=str(b), **_of_models(mine, theirs, tolerance))
+            return Difference(a=str(a), b=str(b), **_of_models(first, second, tolerance))
         with base_of(Path(base) if base is not None else None, mine.architecture, first.identity.also) as weights:
             found = dict(gaps(mine, theirs, weights))
         paired = counterparts(mine, theirs)
@@ -65,10 +65,12 @@ def _compared(
     }
 
 
-def _of_models(a: Adapter, b: Adapter, tolerance: float) -> dict[str, Any]:
+def _of_models(first: Source, second: Source, tolerance: float) -> dict[str, Any]:
     from adapterhub.operations.checkpoint import difference
     from adapterhub.operations.checkpoint.beside import beside
+    from adapterhub.operations.checkpoint.markers import with_markers
 
+    (a, _), (b, _) = (with_markers(source.adapter, source) for source in (first, second))
     found = difference.changes(a, b)
     parts = difference.components(a, b, found)
     mine, theirs = ({key for key in adapter.tensors if key.component != ASIDE} for adapter in (a, b))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adapterhub import documents
+from adapterhub.operations.checkpoint.difference import percent
 from tests.operations.checkpoint_files import UNET, averages, saved, weights
 
 BASE = weights("sd1") | {f"{UNET}out.2.weight": np.ones((2, 2, 2, 2), "f4"), f"{UNET}out.2.bias": np.zeros(2, "f4")}
@@ -95,3 +96,12 @@ def test_whether_a_model_descends_is_told_to_programs(cli, base, tuned):
     found = found[0] if isinstance(found, list) else found
     jsonschema.validate(found, json.loads(documents.schema("validation")))
     assert (done.status, found["descent"]["verdict"], found["descent"]["equal"]) == (0, "descends", 1129 / 1130)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0.0, "0 %"), (0.0259, "2.59 %"), (0.9991, "99.9 %"), (0.9997, "more than 99.9 %"), (1.0, "100 %"), (9.996, "1,000 %"),
+     (12.345, "1,234 %"), (np.inf, "more than can be told")],
+)  # fmt: skip
+def test_shares_are_told_in_plain_numbers(share, told):
+    assert percent(share) == told

@@ -92,8 +92,13 @@ def lengthened(tensors: Mapping[Key, LazyTensor], architecture: str) -> Iterator
 
 def variant(tensors: Mapping[Key, LazyTensor]) -> str | None:
     """The flavour that the channels of the input tell."""
+    return VARIANTS.get(channels(tensors) or 0)
+
+
+def channels(tensors: Mapping[Key, LazyTensor]) -> int | None:
+    """How many channels the UNet takes; None without one."""
     tensor = tensors.get(Key(*_INPUT, Role.LAYER_WEIGHT))
-    return VARIANTS.get(tensor.shape[1]) if tensor is not None and len(tensor.shape) == 4 else None
+    return tensor.shape[1] if tensor is not None and len(tensor.shape) == 4 else None
 
 
 def recognised(layout: WholeLayout, judged: Judged, decode: Callable[[], Reading]) -> Recognised:

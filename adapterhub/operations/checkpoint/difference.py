@@ -28,6 +28,8 @@ _CASTS = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32"})
 """Dtypes that models are cast to."""
 FAR = 0.5
 """A relative change that no training makes: weights that have nothing to do with each other are √2 apart."""
+_NEARLY, _MANY = 0.9995, 9.995
+"""Shares that three digits call 100 %, or write with an exponent."""
 _BLOCK = re.compile(r"text_model\.encoder\.layers\.\d+|((text_model|encoder|decoder)\.)?((down|up)_blocks\.\d+|\w+)")
 _TITLES = {"unet": "The UNet", "text_encoder": "The text encoder", "text_encoder_2": "The second text encoder",
            "vae": "The VAE"}  # fmt: skip
@@ -260,5 +262,9 @@ def _where(part: ComponentDifference, found: Changes) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share for people."""
-    return "more than can be told" if share is None or not math.isfinite(share) else f"{100 * share:.3g} %"
+    """A share for people; what is not all is never called 100 %."""
+    if share is None or not math.isfinite(share):
+        return "more than can be told"
+    if _NEARLY <= share < 1:
+        return "more than 99.9 %"
+    return f"{100 * share:,.0f} %" if share >= _MANY else f"{100 * share:.3g} %"

@@ -30,7 +30,7 @@ _OF_MIXTURES = {"shape-mismatch", "missing-weights", "foreign-keys"}
 
 def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[Problem]:
     """Every problem that the header tells."""
-    wrong = [*_shapes(reading), *_dtypes(reading), *_gaps(reading)]
+    wrong = [*_shapes(package, reading), *_dtypes(reading), *_gaps(reading)]
     beside = list(_beside(reading))
     yield from _mixed(package, [*wrong, *beside])
     yield from wrong
@@ -59,17 +59,14 @@ def _mixed(package: Package, found: Sequence[Problem]) -> Iterator[Problem]:
                                              "Get the original files: each component has to be of one model.")  # fmt: skip
 
 
-def _shapes(reading: Reading) -> Iterator[Problem]:
+def _shapes(package: Package, reading: Reading) -> Iterator[Problem]:
     tensors = reading.adapter.tensors
     wrong = list(misfits(tensors, reading.architecture))
     title = architectures.get(reading.architecture).title
     if len(wrong) > _OTHER_WIDTHS * len(weights_of(tensors)):
-        yield warning(
-            "other-widths",
-            "",
-            f"the names are those of {title}, the shapes are not: a distilled or tiny model",
-            "A folder needs its own configurations then: --config DIR.",
-        )
+        configured = any(name.rpartition("/")[2] == "config.json" for name in package.documents)
+        yield warning("other-widths", "", f"the names are those of {title}, the shapes are not: a distilled or tiny model",
+                      None if configured else "A folder needs its own configurations then: --config DIR.")  # fmt: skip
         yield from _uneven(reading)
         return
     for held, shape, expected in wrong:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter
 from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
-from adapterhub.errors import UsageError
+from adapterhub.errors import MalformedFile, UsageError
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.files.directories import COMPONENTS, PIPELINE, pipeline_documents, stated
 from adapterhub.files.tokenizer import BESIDE, CONFIG, TOKENIZERS, tokenizer_from
 from adapterhub.layouts.base import Encoded
 from adapterhub.layouts.checkpoint.aside import ASIDE
-from adapterhub.layouts.checkpoint.scoring import POSITIONS, TOKENS, lengthened
-from adapterhub.operations.checkpoint import edm
+from adapterhub.layouts.checkpoint.scoring import POSITIONS, TOKENS, channels, lengthened
+from adapterhub.operations.checkpoint import edm, vae
 from adapterhub.operations.checkpoint.others import Other
 from adapterhub.operations.checkpoint.prediction import variants
 from adapterhub.operations.problems import warning
@@ -25,11 +26,12 @@ from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
-_CONFIG, _SCHEDULER = "config.json", "scheduler/scheduler_config.json"
+_CONFIG, _SCHEDULER, _UNET = "config.json", "scheduler/scheduler_config.json", "unet/config.json"
 _LENGTHS = {TOKENS: "vocab_size", POSITIONS: "max_position_embeddings"}
-_UNKNOWN = "unknown-tokens"
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
-_ORIGIN = "_name_or_path"
+_ORIGIN, _CHANNELS = "_name_or_path", "in_channels"
+_KINDS = ("_class_name", "model_type")
+"""Fields of a configuration that tell what it is of."""
 _MAKE = ("use_linear_projection", "addition_embed_type")
 """Fields of a UNet's configuration that tell architectures from one another at any width."""
 
@@ -53,7 +55,6 @@ def completed(
     given = _given(opened, request, adapter)
     documents = _with_given(documents, given, parts, beside)
     documents = _with_lengths(_with_projections(documents, adapter), adapter)
-    problems += _unknown_tokens(adapter, opened, request)
     documents = _with_tokenizers(documents, opened, request)
     held = dict(encoded.package.files)
     for other in beside:
@@ -65,30 +66,55 @@ def completed(
     if request.whole.only is not None:
         encoded = _alone(encoded, parts[0])
     guessed = _SCHEDULER in documents and _SCHEDULER not in given
-    return encoded, [found for found in problems if guessed or found.code == _UNKNOWN]
+    untold = vae.untold_scale(opened) if parts == [vae.VAE] and vae.CONFIG not in given else []
+    return encoded, [*(problems if guessed else []), *_unknown_tokens(adapter, opened, request), *untold]
 
 
 def _given(opened: Source, request: Request, adapter: Adapter) -> Mapping[str, Any]:
-    """The documents of the folder that configurations are to be taken from. UsageError where that is of another architecture."""
+    """The documents of the folder that configurations are to be taken from. MalformedFile where one holds no settings, UsageError
+    where they are of another architecture, or of another input.
+    """
     config = request.whole.config
-    if config is None:
-        return opened.package.documents
-    given = pipeline_documents(config)
+    given = _own(opened, adapter) if config is None else pipeline_documents(config)
+    folder = config or opened.package.path or Path()
+    for name, document in given.items():
+        if name.endswith(_CONFIG) and not isinstance(document, dict):
+            raise MalformedFile(folder / name, "no-settings", "no object: it holds no settings", mend="Get the whole folder again.")  # fmt: skip
+    if config is not None:
+        _require_fit(given, opened, request, adapter)
+    return given
+
+
+def _own(opened: Source, adapter: Adapter) -> Mapping[str, Any]:
+    """The documents beside the weights; the configuration of a component alone by the name that it has in a pipeline."""
+    documents, parts = opened.package.documents, [part for part in adapter.components() if part != ASIDE]
+    if PIPELINE in documents or not isinstance(own := documents.get(_CONFIG), dict) or len(parts) != 1:
+        return documents
+    name = f"{parts[0]}/{_CONFIG}"
+    usual = pipeline.documents(adapter.architecture, parts)[name]
+    is_of_part = all(own.get(told) == usual.get(told) for told in _KINDS)
+    return {name: own, **documents} if is_of_part else documents
+
+
+def _require_fit(given: Mapping[str, Any], opened: Source, request: Request, adapter: Adapter) -> None:
     there = stated(given[PIPELINE]).keys() & {*COMPONENTS}
     parts = {part for part in adapter.components() if part != ASIDE}
     model = architectures.get(adapter.architecture)
     wanted = _make(pipeline.documents(adapter.architecture, ["unet"]))
+    others = " or ".join(opened.identity.also)
+    first = f"Say --architecture {others} if it is of that" if others else "Give the folder of one"
+    mend = f"{first}, or leave --config out."
     if not parts <= there <= model.parts.keys() or _make(given) not in (wanted, []):
-        raise UsageError(
-            f"{config} is no pipeline of {model.title}", mend="Give the folder of one, or leave --config out."
-        )
-    return given
+        raise UsageError(f"{request.whole.config} is no pipeline of {model.title}", mend=mend)
+    ours, theirs = channels(adapter.tensors), given.get(_UNET, {}).get(_CHANNELS)
+    if None not in (ours, theirs) and ours != theirs:
+        raise UsageError(f"the UNet of {request.source} takes {ours} channels of input, and that of {request.whole.config} {theirs}",
+                         mend=mend)  # fmt: skip
 
 
 def _make(documents: Mapping[str, Any]) -> list[bool]:
     """What a UNet has at any width; nothing where there is none."""
-    config = documents.get(f"unet/{_CONFIG}")
-    return [bool(config.get(name)) for name in _MAKE] if isinstance(config, dict) else []
+    return [bool(documents[_UNET].get(name)) for name in _MAKE] if _UNET in documents else []
 
 
 def _with_given(
@@ -99,36 +125,40 @@ def _with_given(
     taken = {name: _without_origin(document) for name, document in given.items() if name in wanted}
     rows = {other.name: other.row for other in beside}
     if PIPELINE in taken:
-        there = documents[PIPELINE]
-        index = {name: value if not isinstance(value, list) or any(there.get(name) or [None]) else [None, None]
-                 for name, value in taken[PIPELINE].items()}  # fmt: skip
+        index = _index(documents[PIPELINE], taken[PIPELINE])
         if _SAFETY in index and _CHECKER not in rows:
             index[_SAFETY] = False
         taken[PIPELINE] = index | rows
     return {**documents, **taken}
 
 
-def _without_origin(document: Any) -> Any:
+def _index(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The index of another folder, of the components that are written: as it has them, or as `ours` has those that it lacks."""
+    written = stated(ours)
+    rows = {name: row if any(row) and name in written else written.get(name, [None, None])
+            for name, row in given.items() if isinstance(row, list)}  # fmt: skip
+    return {**given, **rows, **{name: row for name, row in written.items() if name not in given}}
+
+
+def _without_origin(document: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the place that its component once came from: a path of somebody's disk, or another model."""
-    if not isinstance(document, dict):
-        return document
     return {name: value for name, value in document.items() if name != _ORIGIN}
 
 
 def _with_projections(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     """`documents` whose UNet has the projections that are written, whatever the folder's had."""
-    name, linear = f"unet/{_CONFIG}", _MAKE[0]
-    config, usual = documents.get(name), pipeline.documents(adapter.architecture, ["unet"])[name].get(linear)
-    if not isinstance(config, dict) or bool(config.get(linear)) == bool(usual):
+    linear, config = _MAKE[0], documents.get(_UNET)
+    usual = bool(pipeline.documents(adapter.architecture, ["unet"])[_UNET].get(linear))
+    if config is None or bool(config.get(linear)) == usual:
         return documents
-    return {**documents, name: {**config, linear: bool(usual)}}
+    return {**documents, _UNET: {**config, linear: usual}}
 
 
 def _with_lengths(documents: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     """`documents` whose text encoders have as many tokens and positions as their weights, where these are more than usual."""
     for held, rows, _ in lengthened(adapter.tensors, adapter.architecture):
         name = f"{held.component}/{_CONFIG}"
-        if isinstance(documents.get(name), dict):
+        if name in documents:
             documents = {**documents, name: {**documents[name], _LENGTHS[held.module]: rows}}
     return documents
 
@@ -139,7 +169,7 @@ def _unknown_tokens(adapter: Adapter, opened: Source, request: Request) -> Itera
         return
     for held, rows, usual in lengthened(adapter.tensors, adapter.architecture):
         if held.module == TOKENS:
-            yield warning(_UNKNOWN, held.component, f"the tokenizer that is written does not know what was added ({rows - usual})",
+            yield warning("unknown-tokens", held.component, f"the tokenizer that is written does not know what was added ({rows - usual})",
                           "--tokenizer takes the one that the model was trained with.")  # fmt: skip
 
 

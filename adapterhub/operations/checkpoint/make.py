@@ -15,6 +15,7 @@ from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
+from adapterhub.operations.checkpoint.markers import with_markers
 from adapterhub.operations.checkpoint.others import Other, carried, left_out, others
 from adapterhub.operations.checkpoint.parts import lacking
 from adapterhub.operations.checkpoint.prediction import stated, told_of
@@ -58,9 +59,12 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _only(adapter, options.only, ledger)
     beside = others(opened.package, opened.stack)
     _require_vae(adapter, request)
+    layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
+    added: list[LedgerEntry] = []
+    if layout is single_file.LAYOUT and options.only is None:
+        adapter, added = with_markers(adapter, opened)
     source = adapter = _mended(adapter, ledger)
     adapter = cast(adapter, lambda held: _dtype(held, request), ledger, tally)
-    layout: WholeLayout = request.layout  # type: ignore[assignment] # the kind says so
     if layout is single_file.LAYOUT:
         adapter = _without(adapter, ledger, _is_made_anew, MADE_ANEW)
         adapter = _placed(adapter, layout, request, ledger, beside)
@@ -73,7 +77,7 @@ def make(opened: Source, request: Request) -> Made:
         kept = beside if options.only is None else []
         encoded, told = folder.completed(encoded, adapter, opened, request, kept)
         problems += told
-    entries = ledger.entries(encoded) + _entries(beside, request)
+    entries = ledger.entries(encoded) + _entries(beside, request) + added
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()),
                 mended=_done(request))  # fmt: skip
@@ -86,6 +90,8 @@ def _done(request: Request) -> dict[str, str]:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
         done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}."
+    if request.whole.config is not None:
+        done["other-widths"] = f"The folder has the configurations of {request.whole.config}."
     if request.layout is single_file.LAYOUT:
         done["metadata-contradicts"] = "Mended: what is written says what its weights are."
     return done

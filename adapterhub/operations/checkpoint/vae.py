@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import adapterhub.architectures as architectures
 from adapterhub.adapter import Key, Kind
 from adapterhub.architectures import pipeline
 from adapterhub.documents import Problem
@@ -19,7 +20,7 @@ from adapterhub.operations.source import Source, open_adapter
 from adapterhub.tensors import LazyTensor
 
 VAE = "vae"
-_CONFIG, _SCALE = "vae/config.json", "scaling_factor"
+CONFIG, _SCALE = "vae/config.json", "scaling_factor"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Other:
         """The source with this configuration, where there is one."""
         if self.config is None:
             return opened
-        documents = {**opened.package.documents, _CONFIG: self.config}
+        documents = {**opened.package.documents, CONFIG: self.config}
         return replace(opened, package=replace(opened.package, documents=documents))
 
 
@@ -50,7 +51,7 @@ def other(path: Path, stack: ExitStack) -> Other:
         raise NotAnAdapter(f"{path}: holds no VAE", mend="Give a VAE, or a model that has one.")
     places = {held: f"{path}:{opened.reading.places[held]}" for held in tensors}
     alone = len(weights_of(opened.adapter.tensors)) == len(tensors)
-    config = opened.package.documents.get("config.json" if alone else _CONFIG)
+    config = opened.package.documents.get("config.json" if alone else CONFIG)
     config = config if isinstance(config, dict) else None
     told = config.get(_SCALE) if config is not None else None
     return Other(tensors, places, config, told if alone or told is not None else _scale(opened))
@@ -64,9 +65,22 @@ def other_scale(found: Other, opened: Source) -> Iterator[Problem]:
                       "Give a VAE of the model's own architecture.")  # fmt: skip
 
 
+def untold_scale(opened: Source) -> Iterator[Problem]:
+    """A warning where models of other latents have a VAE of these shapes, too."""
+    usual = _usual_scale(opened.adapter.architecture)
+    if any(_usual_scale(name) != usual for name in opened.identity.also):
+        title = architectures.get(opened.adapter.architecture).title
+        yield warning("latents-untold", VAE, f"the VAE does not tell its model: taken as one of {title}, for latents times {usual}",
+                      "Say it with --architecture.")  # fmt: skip
+
+
 def _scale(opened: Source) -> float:
     """What latents are multiplied by: what the folder says, else what is usual for the architecture."""
-    config = opened.package.documents.get(_CONFIG)
+    config = opened.package.documents.get(CONFIG)
     told: float | None = config.get(_SCALE) if isinstance(config, dict) else None
-    usual: float = pipeline.documents(opened.adapter.architecture, [VAE])[_CONFIG][_SCALE]
-    return usual if told is None else told
+    return _usual_scale(opened.adapter.architecture) if told is None else told
+
+
+def _usual_scale(architecture: str) -> float:
+    usual: float = pipeline.documents(architecture, [VAE])[CONFIG][_SCALE]
+    return usual

@@ -1,0 +1,70 @@
+"""A component alone: its own configuration, and what tells for which model a VAE is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import adapterhub
+from tests.operations.checkpoint_files import document, folder_of, saved, weights
+
+OWN = {"unet": {"sample_size": 96}, "vae": {"scaling_factor": 0.5}, "text_encoder": {"hidden_act": "gelu"}}
+
+
+@pytest.mark.parametrize("part", OWN)
+@pytest.mark.parametrize("only", [True, False])
+def test_a_component_of_a_folder_keeps_its_configuration(part, only, tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    config = document(folder / part, "config.json") | OWN[part]
+    (folder / part / "config.json").write_text(json.dumps(config))
+    done = adapterhub.convert(
+        folder / part, tmp_path / "out", to="diffusers", dtype="fp16", only=part if only else None
+    )
+    assert document(tmp_path / "out" / ("" if only else part), "config.json") == config
+    assert "latents-untold" not in {problem.code for problem in done.problems}
+
+
+def test_a_configuration_of_something_else_is_not_taken(tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    wanted = document(folder / "vae", "config.json")
+    (folder / "vae/config.json").write_text(json.dumps(document(folder / "unet", "config.json")))
+    adapterhub.convert(folder / "vae", tmp_path / "out", to="diffusers", only="vae")
+    assert document(tmp_path / "out", "config.json") == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "scale", "told"),
+    [
+        ({}, 0.18215, ["the VAE does not tell its model: taken as one of Stable Diffusion 1.x, for latents times 0.18215"]),
+        ({"architecture": "sdxl"}, 0.13025, []),
+        ({"config": "folder"}, 0.5, []),
+    ],
+)  # fmt: skip
+def test_a_vae_alone_does_not_tell_for_which_latents_it_is(asked, scale, told, tmp_path):
+    _, folder = folder_of(tmp_path, weights("sd1"))
+    (folder / "vae/config.json").write_text(
+        json.dumps(document(folder / "vae", "config.json") | {"scaling_factor": 0.5})
+    )
+    vae = saved(tmp_path / "vae.safetensors",
+                {place: tensor for place, tensor in weights("sd1").items() if place.startswith("first_stage_model.")})  # fmt: skip
+    asked = {name: tmp_path / value if name == "config" else value for name, value in asked.items()}
+    done = adapterhub.convert(vae, tmp_path / "out", to="diffusers", only="vae", **asked)
+    assert document(tmp_path / "out", "config.json")["scaling_factor"] == scale
+    found = [problem for problem in done.problems if problem.code == "latents-untold"]
+    assert [problem.message for problem in found] == told
+    assert all(problem.mend == "Say it with --architecture." for problem in found)
+    plain = adapterhub.convert(vae, tmp_path / "out.safetensors", to="single-file", dtype="fp16")
+    assert "latents-untold" not in {problem.code for problem in plain.problems}  # whose readers know their model
+
+
+def test_the_folder_of_another_model_is_taken_where_its_architecture_is_said(tmp_path, cli):
+    _, folder = folder_of(tmp_path, weights("sdxl"))
+    vae = saved(tmp_path / "vae.safetensors",
+                {place: tensor for place, tensor in weights("sdxl").items() if place.startswith("first_stage_model.")})  # fmt: skip
+    asked = ("convert", vae, "--to", "diffusers", "--only", "vae", "--config", folder, "-o", tmp_path / "out")
+    refused = cli(*asked)
+    assert (refused.status, "no pipeline of Stable Diffusion 1.x" in refused.err) == (2, True)
+    assert "Say --architecture sd2 or sdxl or sdxl-refiner if it is of that, or leave --config out." in refused.err
+    assert cli(*asked, "--architecture", "sdxl").status == 0
+    assert document(tmp_path / "out", "config.json") == document(folder / "vae", "config.json")
