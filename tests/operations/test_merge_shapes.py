@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adapterhub import merge
 from adapterhub.errors import LossyConversion
-from tests.operations.merge_files import CONV, OUT, PROJ, TEXT, Q, base, content, head, place
+from tests.operations.merge_files import CONV, OUT, PROJ, TEXT, Q, base, content, expected, head, place
 
 LINEAR, KERNEL = (Q, OUT), (CONV,)
 Roles = dict[str, Tensor]
@@ -115,3 +115,21 @@ def test_misfits_of_several_algorithms_are_told_together(tmp_path: Path) -> None
     with pytest.raises(LossyConversion, match="4 modules cannot be merged") as refused:
         merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
     assert {place for place, _ in refused.value.losses} == {f"{adapter}: unet.{module}" for module in rows}
+
+
+@pytest.mark.parametrize("roles", [
+    of(lora_up__weight=(2, 1, 1, 1), lora_down__weight=(1, 2, 1, 1), lora_mid__weight=(1, 1, 1, 1)),
+    of(hada_w1_a=(1, 2), hada_w1_b=(1, 2), hada_t1=(1, 1, 1, 1), hada_w2_a=(1, 2), hada_w2_b=(1, 2), hada_t2=(1, 1, 1, 1)),
+    of(lokr_w1=(1, 1), lokr_w2_a=(1, 2), lokr_w2_b=(1, 2), lokr_t2=(1, 1, 1, 1)),
+    of(lokr_w1=(1, 1), lokr_w2=(2, 2, 1, 1)),
+], ids=["locon", "loha", "lokr with a core", "lokr"])  # fmt: skip
+def test_a_kernel_of_one_position_fits_a_linear_layer(tmp_path: Path, roles: Roles) -> None:
+    """Projections of attention blocks are linear layers in one model and 1x1 convolutions in another."""
+    model, adapter, out = (
+        base(tmp_path / "base.safetensors"),
+        file(tmp_path, (Q, PROJ), roles),
+        tmp_path / "out.safetensors",
+    )
+    merge(model, [adapter], out, architecture="sd1")
+    changed = [place("unet", Q), place("unet", PROJ), place("text_encoder", TEXT)]
+    assert content(out) == expected(model, dict.fromkeys(changed, lambda weight: weight + 1))
