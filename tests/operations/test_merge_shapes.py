@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -133,3 +135,17 @@ def test_a_kernel_of_one_position_fits_a_linear_layer(tmp_path: Path, roles: Rol
     merge(model, [adapter], out, architecture="sd1")
     changed = [place("unet", Q), place("unet", PROJ), place("text_encoder", TEXT)]
     assert content(out) == expected(model, dict.fromkeys(changed, lambda weight: weight + 1))
+
+
+def test_ia3_of_peft_on_the_input_of_a_convolution_runs_along_its_channels(tmp_path: Path) -> None:
+    model, out, folder = base(tmp_path / "base.safetensors"), tmp_path / "out.safetensors", tmp_path / "ia3"
+    folder.mkdir()
+    save_file(
+        {f"base_model.model.{CONV}.ia3_l": torch.tensor([2.0, 0.5]).reshape(1, 2, 1, 1)},
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "IA3", "target_modules": [CONV], "feedforward_modules": [CONV]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    merge(model, [folder], out, architecture="sd1")
+    factors = np.array([2.0, 0.5]).reshape(1, 2, 1, 1)
+    assert content(out) == expected(model, {place("unet", CONV): lambda weight: weight * factors})

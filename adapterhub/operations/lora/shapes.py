@@ -29,7 +29,8 @@ def unfit(tensors: Roles, weight: Shape) -> list[Role]:
         return changing
     try:
         found = list(_CHECKS[algorithm.name](tensors, weight))
-        if not found and not fits(extent(tensors), weight):
+        along_channels = algorithm.name == "ia3"  # whatever the kernel, whose positions an extent counts
+        if not found and not along_channels and not fits(extent(tensors), weight):
             found = changing
         found += [role for role, length in _beside(weight).items() if role in tensors and tensors[role].size != length]
         if R.DORA_SCALE in tensors and on_output(tensors[R.DORA_SCALE].shape, weight) is None:
