@@ -110,3 +110,17 @@ def test_an_alpha_that_would_become_zero_is_refused(tmp_path):
             write(tmp_path / "b.safetensors")
         assert not (tmp_path / "b.safetensors").exists()
     assert adapterhub.convert(source, tmp_path / "b.safetensors", to="kohya", dtype="bf16").problems == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_full_differences_that_become_zero_in_the_dtype_are_told(tmp_path, count):
+    value = RANDOM.standard_normal(SHAPES[LINEAR]).astype("f4")
+    made = {LINEAR: {"diff": value}, TEXT: pair((768, 768))}
+    paths = [saved(tmp_path / f"{name}.safetensors", made) for name in "ab"[:count]]
+    done = adapterhub.combine([(path, 1e-7) for path in paths], tmp_path / "c.safetensors", dtype="bf16")
+    assert done.problems == []
+    source = saved(tmp_path / "d.safetensors", {LINEAR: {"diff": value * np.float32(1e-9)}, TEXT: pair((768, 768))})
+    done = adapterhub.combine([(source, 1.0)] * count, tmp_path / "c.safetensors", dtype="fp16", force=True)
+    (told,) = done.problems
+    assert (told.code, told.where, told.mend) == ("underflow", f"unet.{LINEAR}", "Give --dtype fp32 or bf16.")
+    assert told.message == "1 modules became zero: their numbers are too small for their dtype"

@@ -110,7 +110,7 @@ def _loha(s: Roles, weight: Shape) -> Iterator[Role]:
     rows, columns = weight[0], math.prod(weight[1:])
     for a, b, core in ((R.HADA_W1_A, R.HADA_W1_B, R.HADA_T1), (R.HADA_W2_A, R.HADA_W2_B, R.HADA_T2)):
         outer, inner = s[a].shape, s[b].shape
-        if (R.HADA_T1 in s) != (core in s) or (core in s) != (R.HADA_T2 in s):
+        if (R.HADA_T1 in s) != (R.HADA_T2 in s):
             yield core if core in s else a
         elif core in s:
             if outer[1:] != (rows,):
