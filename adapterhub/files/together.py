@@ -56,9 +56,9 @@ def parts(descriptor: int, at: int, tensors: Iterable[tuple[str, LazyTensor]]) -
 def write_parts(given: Iterable[Part], threads: int = THREADS, *, cached: bool = False) -> None:
     """Writes every part. Several `threads` read tensors at a time; what one of them raises stops all, and is raised.
 
-    Large files on a disk are written past the system's cache, unless `cached`. Where they are not, the system lets one at a time write a file:
-    so one thread begins with what is only copied, and at the end, where the others arrive last; these compute meanwhile, or
-    copy other files.
+    Large files on a disk are written past the system's cache, unless `cached`. Where they are not, the system lets one at a
+    time write a file: so one thread begins with what is only copied, and at the end, where the others arrive last; these
+    compute meanwhile, or copy other files.
     """
     if threads == 1:
         for part in given:
@@ -66,9 +66,9 @@ def write_parts(given: Iterable[Part], threads: int = THREADS, *, cached: bool =
         return
     crew = _Crew(given, cached=cached)
     team = [Thread(target=crew.work, args=(take,), daemon=True) for take in crew.ends(threads)]
-    for thread in team:
-        thread.start()
     try:
+        for thread in team:
+            thread.start()
         crew.watch(len(team))
     finally:
         crew.stop.set()
@@ -97,12 +97,13 @@ class _Crew:
 
     def ends(self, count: int) -> list[Callable[[], Part]]:
         """Where each of `count` threads, or of one more, takes its parts from."""
-        return [self._left.pop, *[self._left.popleft] * (count - (not self._direct))]
+        others = count if self._direct else count - 1
+        return [self._left.pop, *[self._left.popleft] * others]
 
     def work(self, take: Callable[[], Part]) -> None:
         """Writes parts until none is left."""
-        sink = self._sinks()
         try:
+            sink = self._sinks()
             while part := _next(take):
                 put_all(part.tensors, sink(part))
                 self._told.put(part.size)

@@ -13,7 +13,7 @@ import adapterhub.architectures as architectures
 import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Kind, Module, Role, Roles
-from adapterhub.algorithms import Extent, extent, fits
+from adapterhub.algorithms import Extent, extent
 from adapterhub.errors import NeedsBase, NotAnAdapter, UsageError
 from adapterhub.files import Package
 from adapterhub.layouts.checkpoint.weights import weights as weights_of
@@ -54,11 +54,10 @@ class Base:
         given = self.weight(module)
         if given is not None:
             return given.shape
-        measured = _measured(tensors)
         known = architectures.get(self.architecture).weights.get(module.component, {}).get(module.module)
-        if known is not None and fits(measured, known) and not unfit(tensors, known):
+        if known is not None and not unfit(tensors, known):
             return known
-        rows, columns = measured
+        rows, columns = _measured(tensors)
         return None if rows is None or columns is None else (rows, columns)
 
     def value(self, module: Module, *, bias: bool = False) -> Tensor | None:

@@ -18,7 +18,6 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations import work
-from adapterhub.operations.base import base_of
 from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import decoded, warnings_of
 
@@ -102,6 +101,7 @@ def _listing(package: Package, reading: Reading | None) -> list[ListedTensor]:
 
 
 def _spectrum(reading: Reading, base: Path | str | None, identity: Identity) -> Audit:
+    from adapterhub.operations.base import base_of
     from adapterhub.operations.lora.spectrum import audit
 
     with base_of(None if base is None else Path(base), reading.adapter.architecture, identity.also) as weights:

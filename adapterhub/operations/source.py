@@ -59,8 +59,8 @@ def open_adapter(
     kinds: Collection[Kind] = layouts.KINDS,
     forgiven: Collection[str] = (),
 ) -> Iterator[Source]:
-    """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at the end. Problems whose
-    code is in `forgiven` do not count: who opens it mends them.
+    """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at
+    the end. Problems whose code is in `forgiven` do not count: who opens it mends them.
     """
     with files.opened(given, variant) as package:
         identity = layouts.identify(package, architecture=architecture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterhub import files
+from adapterhub.errors import AdapterhubError
 from adapterhub.files import DIRECTORY, File, Package
 from adapterhub.files import direct as direct_module
 from adapterhub.files.direct import ROOM, DirectStream, direct, room
@@ -171,6 +173,43 @@ def test_what_fails_closes_what_was_opened(on_disk: list[int], tmp_path: Path) -
     with pytest.raises(ValueError, match="late"):
         files.write(Package.new({"x": broken}), tmp_path / "out.safetensors", digest=False, threads=2)
     assert on_disk
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["memory", "threads"])
+def test_a_lack_of_memory_or_threads_is_an_error_and_no_endless_wait(
+    on_disk: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    begun: list[threading.Thread] = []
+    given_start = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        begun.append(thread)
+        if len(begun) == 3:  # the first one here waits, and the second one writes
+            raise RuntimeError("can't start new thread")
+        given_start(thread)
+
+    def no_memory(*_: int) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    raised: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            files.write(package(1), tmp_path / "out", digest=False, threads=2)
+        except (OSError, RuntimeError, AdapterhubError) as error:
+            raised.append(error)
+
+    waiting = threading.Thread(target=write, daemon=True)
+    with monkeypatch.context() as patch:
+        if what == "memory":
+            patch.setattr(direct_module.mmap, "mmap", no_memory)
+        else:
+            patch.setattr(threading.Thread, "start", start)
+        waiting.start()
+        waiting.join(20)
+    assert [str(error) for error in raised if "memory" in str(error) or "thread" in str(error)]
+    assert not [thread for thread in begun[1:] if thread.is_alive()]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,11 +23,16 @@ FOREIGN = {
         f"{ATTENTION}.attn2.processor.to_k_custom_diffusion.weight": (320, 768), f"{ATTENTION}.attn2.processor.to_v_custom_diffusion.weight": (320, 768),
     }),
     "a ControlNet": ("unknown", {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "controlnet_down_blocks.0.weight": (320, 320, 1, 1)}),
+    "a ControlNet, for Flux": ("unknown", {"controlnet_blocks.0.weight": (3072, 3072), "double_blocks.0.img_attn.qkv.weight": (9216, 3072)}),
     "a ControlNet, in original names": ("unknown", {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}),
 }  # fmt: skip
 UNEXPLAINED = {
     "a LoRA for Flux": {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 3072),
                         "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": (9216, 4)},
+    "a LoRA of Black Forest Labs' controls": {"double_blocks.0.img_attn.qkv.lora_A.weight": (4, 3072), "double_blocks.0.img_attn.qkv.lora_B.bias": (9216,),
+                                              "double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
+    "a rotation for Flux": {"double_blocks.0.img_attn.qkv.oft_R.weight": (24, 8128), "double_blocks.0.img_attn.proj.dora_scale": (1, 3072)},
+    "a rotation for SD 3": {"joint_blocks.0.x_block.attn.qkv.oft_R.weight": (12, 8128)},
     "names of nothing": {"a": (2,), "b.weight": (2,)},
     "no tensors": {},
     "alphas of nothing": {"somewhere.alpha": ()},

@@ -90,6 +90,16 @@ def test_ia3_of_a_module_without_bias_is_translated_both_ways(tmp_path):
     assert adapterhub.convert(kohya, back, to="peft").max_error < 1e-6
 
 
+def test_ia3_on_the_input_of_a_convolution_has_lycoris_shape(tmp_path):
+    """(1, I, 1, 1), as LyCORIS makes and copies it (modules/ia3.py)."""
+    conv, target = "down_blocks.1.resnets.0.conv1", tmp_path / "kohya.safetensors"
+    source = ia3(tmp_path, "unet", conv, (1, 320, 1, 1), True)
+    adapterhub.convert(source, target, to="kohya", architecture="sd1")
+    head = f"lora_unet_{conv.replace('.', '_')}"
+    assert load_file(target)[f"{head}.weight"].shape == (1, 320, 1, 1)
+    assert adapterhub.diff(source, target).equal
+
+
 def test_ia3_of_a_module_with_a_bias_needs_the_base(tmp_path):
     source = ia3(tmp_path, "text_encoder", TEXT, (768, 1), False)
     target, base = tmp_path / "out.safetensors", tmp_path / "base.safetensors"

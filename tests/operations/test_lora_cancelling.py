@@ -73,7 +73,8 @@ def test_joined_factors_that_cancel_leave_no_rounding_behind(tmp_path, arguments
     done = adapterhub.combine([(source, 0.1), (source, 0.2), (source, -0.3)], tmp_path / "c.safetensors", **arguments)
     assert done.max_error == 0.0
     assert not any(change(found).any() for found in read(tmp_path / "c.safetensors").values())
-    assert [problem.code for problem in done.problems if problem.code == "cancelled"] == ["cancelled"]
+    (told,) = [problem for problem in done.problems if problem.code == "cancelled"]
+    assert told.mend == "If that is not meant, change the weights: what one adds, another takes away."
 
 
 def test_a_lora_and_its_opposite_are_joined_bit_for_bit(tmp_path):
@@ -81,3 +82,45 @@ def test_a_lora_and_its_opposite_are_joined_bit_for_bit(tmp_path):
     done = adapterhub.combine([source, (source, -1.0)], tmp_path / "c.safetensors")
     assert (done.exactness, done.max_error, done.approximations) == ("bit-exact", 0.0, [])
     assert abs(change(read(tmp_path / "c.safetensors")[LINEAR])).max() < 1e-13
+
+
+@pytest.mark.parametrize("weights", [(1e-9, 1e-9), (1e-9, 1.0), (1e-6, -2e-6)])
+def test_terms_too_small_for_the_dtype_are_told(tmp_path, weights):
+    paths = [saved(tmp_path / f"{name}.safetensors", {LINEAR: pair(SHAPES[LINEAR])}) for name in "ab"]
+    done = adapterhub.combine(list(zip(paths, weights, strict=True)), tmp_path / "c.safetensors", dtype="fp16")
+    assert (done.exactness, [problem.code for problem in done.problems]) == ("approximate", ["underflow"])
+    wider = adapterhub.combine(list(zip(paths, weights, strict=True)), tmp_path / "d.safetensors", dtype="bf16")
+    assert wider.problems == []
+
+
+@pytest.mark.parametrize("weights", [(0.7, -0.3), (2.0**-8, 1.0), (0.0, 1.0)])
+def test_terms_that_are_only_rounded_are_not(tmp_path, weights):
+    paths = [saved(tmp_path / f"{name}.safetensors", {LINEAR: pair(SHAPES[LINEAR])}) for name in "ab"]
+    done = adapterhub.combine(list(zip(paths, weights, strict=True)), tmp_path / "c.safetensors", dtype="fp16")
+    assert done.problems == []
+
+
+def test_an_alpha_that_would_become_zero_is_refused(tmp_path):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: pair(SHAPES[LINEAR]) | {"alpha": np.float32(1e-9)}})
+    for write in (
+        lambda target: adapterhub.convert(source, target, to="kohya", dtype="fp16"),
+        lambda target: adapterhub.combine([(source, 0.5)], target, dtype="fp16"),
+    ):
+        with pytest.raises(RefusedInput, match="does not hold"):
+            write(tmp_path / "b.safetensors")
+        assert not (tmp_path / "b.safetensors").exists()
+    assert adapterhub.convert(source, tmp_path / "b.safetensors", to="kohya", dtype="bf16").problems == []
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_full_differences_that_become_zero_in_the_dtype_are_told(tmp_path, count):
+    value = RANDOM.standard_normal(SHAPES[LINEAR]).astype("f4")
+    made = {LINEAR: {"diff": value}, TEXT: pair((768, 768))}
+    paths = [saved(tmp_path / f"{name}.safetensors", made) for name in "ab"[:count]]
+    done = adapterhub.combine([(path, 1e-7) for path in paths], tmp_path / "c.safetensors", dtype="bf16")
+    assert done.problems == []
+    source = saved(tmp_path / "d.safetensors", {LINEAR: {"diff": value * np.float32(1e-9)}, TEXT: pair((768, 768))})
+    done = adapterhub.combine([(source, 1.0)] * count, tmp_path / "c.safetensors", dtype="fp16", force=True)
+    (told,) = done.problems
+    assert (told.code, told.where, told.mend) == ("underflow", f"unet.{LINEAR}", "Give --dtype fp32 or bf16.")
+    assert told.message == "1 modules became zero: their numbers are too small for their dtype"

@@ -159,7 +159,10 @@ def test_modules_whose_strength_is_not_linear_are_refused_and_named(tmp_path, su
 
 @pytest.mark.parametrize("command", ["scale", "resize", "convert"])
 def test_a_rotation_in_a_model_of_other_widths_is_proved_on_a_weight_of_any_length(tmp_path, command):
-    made = {LINEAR: {"oft_blocks": normal(4, 5, 5), "alpha": np.float32(0)}, TEXT: lora((24, 24))}
+    random = np.random.default_rng(3)
+    pair = {name: random.standard_normal(shape, "f4") for name, shape in (("down", (4, 24)), ("up", (24, 4)))}
+    made = {LINEAR: {"oft_blocks": random.standard_normal((4, 5, 5), "f4") / 4, "alpha": np.float32(0)},
+            TEXT: {f"lora_{name}.weight": value for name, value in pair.items()}}  # fmt: skip
     source = saved(tmp_path / "a.safetensors", made)
     done = {
         "scale": lambda target: adapterhub.scale(source, target, 1, te=0.5, architecture="sd1"),

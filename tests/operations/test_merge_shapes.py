@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from adapterhub import merge
 from adapterhub.errors import LossyConversion
-from tests.operations.merge_files import CONV, OUT, PROJ, TEXT, Q, base, content, head, place
+from tests.operations.merge_files import CONV, OUT, PROJ, TEXT, Q, base, content, expected, head, place
 
 LINEAR, KERNEL = (Q, OUT), (CONV,)
 Roles = dict[str, Tensor]
@@ -115,3 +117,35 @@ def test_misfits_of_several_algorithms_are_told_together(tmp_path: Path) -> None
     with pytest.raises(LossyConversion, match="4 modules cannot be merged") as refused:
         merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1")
     assert {place for place, _ in refused.value.losses} == {f"{adapter}: unet.{module}" for module in rows}
+
+
+@pytest.mark.parametrize("roles", [
+    of(lora_up__weight=(2, 1, 1, 1), lora_down__weight=(1, 2, 1, 1), lora_mid__weight=(1, 1, 1, 1)),
+    of(hada_w1_a=(1, 2), hada_w1_b=(1, 2), hada_t1=(1, 1, 1, 1), hada_w2_a=(1, 2), hada_w2_b=(1, 2), hada_t2=(1, 1, 1, 1)),
+    of(lokr_w1=(1, 1), lokr_w2_a=(1, 2), lokr_w2_b=(1, 2), lokr_t2=(1, 1, 1, 1)),
+    of(lokr_w1=(1, 1), lokr_w2=(2, 2, 1, 1)),
+], ids=["locon", "loha", "lokr with a core", "lokr"])  # fmt: skip
+def test_a_kernel_of_one_position_fits_a_linear_layer(tmp_path: Path, roles: Roles) -> None:
+    """Projections of attention blocks are linear layers in one model and 1x1 convolutions in another."""
+    model, adapter, out = (
+        base(tmp_path / "base.safetensors"),
+        file(tmp_path, (Q, PROJ), roles),
+        tmp_path / "out.safetensors",
+    )
+    merge(model, [adapter], out, architecture="sd1")
+    changed = [place("unet", Q), place("unet", PROJ), place("text_encoder", TEXT)]
+    assert content(out) == expected(model, dict.fromkeys(changed, lambda weight: weight + 1))
+
+
+def test_ia3_of_peft_on_the_input_of_a_convolution_runs_along_its_channels(tmp_path: Path) -> None:
+    model, out, folder = base(tmp_path / "base.safetensors"), tmp_path / "out.safetensors", tmp_path / "ia3"
+    folder.mkdir()
+    save_file(
+        {f"base_model.model.{CONV}.ia3_l": torch.tensor([2.0, 0.5]).reshape(1, 2, 1, 1)},
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "IA3", "target_modules": [CONV], "feedforward_modules": [CONV]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    merge(model, [folder], out, architecture="sd1")
+    factors = np.array([2.0, 0.5]).reshape(1, 2, 1, 1)
+    assert content(out) == expected(model, {place("unet", CONV): lambda weight: weight * factors})

@@ -86,12 +86,14 @@ def _notes(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def ensure_held(adapter: Adapter, dtype: str) -> None:
-    """RefusedInput for an alpha, or a scale in its place, that would be infinite in `dtype`."""
+    """RefusedInput for an alpha, or a scale in its place, that would be infinite in `dtype`, or zero, which it was not."""
     for key, tensor in adapter.tensors.items():
-        if key.role in _SCALES and tensor.dtype in FLOATS and _overflows(tensor, dtype):
+        if key.role in _SCALES and tensor.dtype in FLOATS and _leaves(tensor, dtype):
             raise RefusedInput(f"{'.'.join(key)} is {item(tensor):g}, which {dtype} does not hold",
                                mend="Give --dtype fp32 or bf16, which do.")  # fmt: skip
 
 
-def _overflows(tensor: LazyTensor, dtype: str) -> bool:
-    return math.isfinite(item(tensor)) and not math.isfinite(item(as_dtype(tensor, dtype)))
+def _leaves(tensor: LazyTensor, dtype: str) -> bool:
+    """Whether a number leaves the range of `dtype`."""
+    before, after = item(tensor), item(as_dtype(tensor, dtype))
+    return math.isfinite(before) and (not math.isfinite(after) or (after == 0 != before))

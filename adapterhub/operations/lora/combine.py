@@ -15,12 +15,14 @@ from adapterhub.operations.base import Base
 from adapterhub.operations.compare import same
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora.effect import Effect
+from adapterhub.operations.lora.fold import sunken
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import bound
 from adapterhub.operations.lora.pairs import needs_base
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.scale import not_linear
-from adapterhub.operations.lora.sums import Mixing, Term, combined, mixing_of, trimming, wanted
+from adapterhub.operations.lora.sums import Mixing, combined, mixing_of, trimming, wanted
+from adapterhub.operations.lora.term import Term
 from adapterhub.operations.lora.threads import each
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
@@ -78,6 +80,7 @@ def _changed(
     mixing = trimming(mixing, terms.values())
     tensors: dict[Key, LazyTensor] = {}
     cuts: dict[Module, Cut] = {}
+    sunk = 0
     read = {
         module: sum(tensor.nbytes for term in found for tensor in term.tensors.values())
         for module, found in terms.items()
@@ -86,6 +89,7 @@ def _changed(
     for (module, found), made in zip(terms.items(), every, strict=True):
         if made.cut is not None:
             cuts[module] = made.cut
+        sunk += made.sunk
         before = [key for term in found for key in keys(term.number, module, term.tensors)]
         ledger.replace(before, [Key(*module, role) for role in made.tensors], made.action, made.reason)
         tensors |= {Key(*module, role): tensor for role, tensor in made.tensors.items()}
@@ -97,7 +101,7 @@ def _changed(
         found = wanted(module, terms[module], mixing, base)
         return found._replace(weight=found.times(0).weight) if module in gone else found
 
-    return Changed(result, of, cuts, list(_cancelled(gone)),
+    return Changed(result, of, cuts, [*_cancelled(gone), *sunken(sunk, "Give --dtype fp32 or bf16.")],
                    tolerance=mixing.within.tolerance if mixing.within else None, approximate=request.dtype is not None)  # fmt: skip
 
 
@@ -106,7 +110,7 @@ def _cancelled(modules: Collection[Module]) -> Iterator[Problem]:
     if modules:
         yield warning("cancelled", ".".join(min(modules)),
                       f"the changes of {len(modules)} modules cancel: their sum is zero within rounding, and zeros are stored",
-                      "Without --rank and --tolerance the factors are kept.")  # fmt: skip
+                      "If that is not meant, change the weights: what one adds, another takes away.")  # fmt: skip
 
 
 def _terms(adapter: Adapter, paths: Sequence[Path], weights: Sequence[float]) -> dict[Module, list[Term]]:

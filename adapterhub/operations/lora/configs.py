@@ -1,4 +1,4 @@
-"""The configurations of PEFT that lie beside a LoRA or in its metadata, and where one tells no alpha: each program takes another then."""
+"""The configurations of PEFT that lie beside a LoRA or in its metadata; where one tells no alpha, each program takes another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.lora.diffusers import FIELD
+from adapterhub.layouts.lora.peft import CONFIG
 from adapterhub.layouts.lora.peft_config import components_with_config
 from adapterhub.layouts.lora.placing import Fit
 from adapterhub.operations.problems import warning
-
-CONFIG = "adapter_config.json"
 
 
 def without_alpha(package: Package, fit: Fit, reading: Reading) -> Iterator[Problem]:
@@ -35,9 +34,9 @@ def configs(package: Package, fit: Fit) -> Iterator[tuple[str, str, Mapping[str,
     for name, file in package.files.items():
         heads = fit.files.get(name, {})
         component = next(iter(heads.values())).component if heads else "unet"
-        document = package.documents.get("/".join([*name.split("/")[:-1], CONFIG]))
+        document = package.documents.get(_beside(name))
         if isinstance(document, dict):
-            yield "/".join([*name.split("/")[:-1], CONFIG]), component, document
+            yield _beside(name), component, document
         try:
             fields = json.loads(file.metadata.get(FIELD, "{}"))
         except (ValueError, RecursionError):
@@ -48,7 +47,11 @@ def configs(package: Package, fit: Fit) -> Iterator[tuple[str, str, Mapping[str,
 
 def _no_config(package: Package, fit: Fit) -> Iterator[Problem]:
     for name in fit.files:
-        place = "/".join([*name.split("/")[:-1], CONFIG])
-        if not isinstance(package.documents.get(place), dict):
-            yield warning("missing-alpha", place, "is not there, and alpha with it: read at strength 1, which may be wrong",
+        if not isinstance(package.documents.get(_beside(name)), dict):
+            yield warning("missing-alpha", _beside(name), "is not there, and alpha with it: read at strength 1, which may be wrong",
                           "Get it too: it lies beside the weights where they come from.")  # fmt: skip
+
+
+def _beside(name: str) -> str:
+    """The place of the configuration of a file."""
+    return "/".join([*name.split("/")[:-1], CONFIG])

@@ -21,6 +21,7 @@ _SMALLEST_NORMAL = {"F8_E5M2": 2.0**-14, "F8_E4M3": 2.0**-6, "BF16": 2.0**-126, 
                     "F64": 2.0**-1022}  # fmt: skip
 _LARGE = 1 << 900
 _UNSURE = 2.0**-60
+_ROOM = "In fp32 there is more room: adapterhub convert --dtype fp32 first."
 
 
 def fold(tensors: Roles) -> tuple[dict[Role, LazyTensor], bool]:
@@ -64,11 +65,12 @@ def sunk(before: LazyTensor, after: LazyTensor, factor: float) -> int:
     return int(((values != 0) & (below | (stored == 0))).sum())
 
 
-def sunken(count: int) -> Iterator[Problem]:
+def sunken(count: int, mend: str = _ROOM) -> Iterator[Problem]:
     """What is told of `count` such numbers."""
     if count:
-        yield warning("underflow", "", f"{count} numbers became zero or lost digits: they are too small for their dtype",
-                      "In fp32 there is more room: adapterhub convert --dtype fp32 first.")  # fmt: skip
+        yield warning(
+            "underflow", "", f"{count} numbers became zero or lost digits: they are too small for their dtype", mend
+        )
 
 
 def _multiply(

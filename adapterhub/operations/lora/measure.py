@@ -23,10 +23,13 @@ Wanted = Callable[[Module], Effect]
 
 @dataclass(kw_only=True)
 class Measure(Proof):
-    """The proof of a file that is not what its source was. `squares` are ‖ΔW_out − ΔW_in‖² and ‖ΔW_in‖² by module."""
+    """The proof of a file that is not what its source was. `squares` are ‖ΔW_out − ΔW_in‖² and ‖ΔW_in‖² by module; `vanished`
+    are those whose ΔW is zero, and should not be.
+    """
 
     wanted: Wanted
     squares: dict[Module, tuple[float, float]] = field(default_factory=dict)
+    vanished: set[Module] = field(default_factory=set)
 
     def error(self, module: Module) -> float:
         """‖ΔW_out − ΔW_in‖ / ‖ΔW_in‖ of one module."""
@@ -62,6 +65,8 @@ class Measure(Proof):
         found = apart(wanted.weight, written.weight)
         _require_finite(module, found.whole, found.other)
         self.squares[module] = (found.off, found.whole)
+        if found.whole and not found.other:
+            self.vanished.add(module)
         return gap.max(Gap(found.furthest, _ratio(found.furthest, found.largest)))
 
 

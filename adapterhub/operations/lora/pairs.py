@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 from adapterhub.adapter import Role, Roles
 from adapterhub.algorithms import algorithm_of
 from adapterhub.operations.lora.deltas import lazy
 from adapterhub.operations.lora.deltas.lora import RESIDUALS
 from adapterhub.operations.lora.deltas.truncation import Truncated
-from adapterhub.tensors import FLOATS, LazyTensor, Shape, scalar
+from adapterhub.tensors import FLOATS, Buffer, LazyTensor, Shape, scalar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 R = Role
 _PRODUCTS = frozenset({"lora", "loha", "lokr"})
@@ -56,3 +62,12 @@ def factors(cut: Truncated, row: Shape, dtype: str) -> dict[Role, LazyTensor]:
         R.UP: up.reshape(up.shape[0], rank, *(1 for _ in row[1:])),
         R.ALPHA: scalar(float(rank)),
     }
+
+
+def when_read(dtype: str, shape: Shape, value: Callable[[], Tensor]) -> LazyTensor:
+    """A tensor that is computed, and rounded once, whenever it is read: all of them at once would be the file twice over."""
+
+    def chunks() -> Iterable[Buffer]:
+        return lazy(value(), dtype).chunks()
+
+    return LazyTensor(dtype, shape, chunks)

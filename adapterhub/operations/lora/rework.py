@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,11 +56,9 @@ class Cut(NamedTuple):
     cancelled: bool = False
 
     def __str__(self) -> str:
-        return (
-            "the sum is zero within rounding"
-            if self.cancelled
-            else f"rank {self.rank}, relative error {self.error:.3g}"
-        )
+        if self.cancelled:
+            return "the sum is zero within rounding"
+        return f"rank {self.rank}, relative error {self.error:.3g}"
 
 
 @dataclass(frozen=True)
@@ -161,11 +159,19 @@ def _told(
     missed = [warning("tolerance-missed", told.module, f"{told.error:.3g}: rounding to this dtype leaves more than was allowed",
                       "Give --dtype fp32.") for told in found if told.error > (changed.tolerance or math.inf)]  # fmt: skip
     told = {
-        "problems": done.problems + missed,
+        "problems": [*done.problems, *missed, *_vanished(done, proof)],
         "approximations": found,
         "relative_error": proof.overall() if proof and found else None,
     }
     return of_inputs(done.model_copy(update=told), command, paths, digests)
+
+
+def _vanished(done: Conversion, proof: Measure | None) -> Iterator[Problem]:
+    """What is told of modules that became zero, where nothing else has told so."""
+    if proof and proof.vanished and all(problem.code != "underflow" for problem in done.problems):
+        yield warning("underflow", ".".join(min(proof.vanished)),
+                      f"{len(proof.vanished)} modules became zero: their numbers are too small for their dtype",
+                      "Give --dtype fp32 or bf16.")  # fmt: skip
 
 
 def told_anew(adapter: Adapter) -> Adapter:

@@ -29,7 +29,8 @@ def unfit(tensors: Roles, weight: Shape) -> list[Role]:
         return changing
     try:
         found = list(_CHECKS[algorithm.name](tensors, weight))
-        if not found and not fits(extent(tensors), weight):
+        along_channels = algorithm.name == "ia3"  # whatever the kernel, whose positions an extent counts
+        if not found and not along_channels and not fits(extent(tensors), weight):
             found = changing
         found += [role for role, length in _beside(weight).items() if role in tensors and tensors[role].size != length]
         if R.DORA_SCALE in tensors and on_output(tensors[R.DORA_SCALE].shape, weight) is None:
@@ -83,6 +84,11 @@ def _beside(weight: Shape) -> dict[Role, int]:
     return {R.RESCALE: rows, R.BOFT_S: rows, R.RESIDUAL: size}
 
 
+def _alike(kernel: Shape, other: Shape) -> bool:
+    """Whether two kernels are one: a linear layer is a convolution of a single position."""
+    return kernel == other or math.prod(kernel) == math.prod(other) == 1
+
+
 def _lora(s: Roles, weight: Shape) -> Iterator[Role]:
     up, down = s[R.UP].shape, s[R.DOWN].shape
     if math.prod(up[2:]) != 1:
@@ -104,15 +110,14 @@ def _loha(s: Roles, weight: Shape) -> Iterator[Role]:
     rows, columns = weight[0], math.prod(weight[1:])
     for a, b, core in ((R.HADA_W1_A, R.HADA_W1_B, R.HADA_T1), (R.HADA_W2_A, R.HADA_W2_B, R.HADA_T2)):
         outer, inner = s[a].shape, s[b].shape
-        if (R.HADA_T1 in s) != (core in s) or (core in s) != (R.HADA_T2 in s):
+        if (R.HADA_T1 in s) != (R.HADA_T2 in s):
             yield core if core in s else a
         elif core in s:
-            kernel = s[core].shape[2:]
             if outer[1:] != (rows,):
                 yield a
             if inner[1:] != weight[1:2]:
                 yield b
-            if kernel != weight[2:]:
+            if not _alike(s[core].shape[2:], weight[2:]):
                 yield core
         else:
             if outer[0] != rows or len(outer) != 2:
@@ -126,7 +131,7 @@ def _lokr(s: Roles, weight: Shape) -> Iterator[Role]:
     if role not in s:
         return
     kernel = s[role].shape[2:]
-    if kernel != weight[2:] and (math.prod(kernel) != 1 or role is R.LOKR_T2):
+    if not _alike(kernel, weight[2:]) and (math.prod(kernel) != 1 or role is R.LOKR_T2):
         yield role
 
 

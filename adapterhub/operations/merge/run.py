@@ -211,9 +211,9 @@ class _Proof:
     def _require_all(self, path: Path) -> None:
         beside = [name for other in self.run.beside for name in other.files]
         with files.read(path) as again, ExitStack() as stack:
-            parts = {name: stack.enter_context(files.read(path / name)).only for name in beside}
+            written = {**again.files, **{name: stack.enter_context(files.read(path / name)).only for name in beside}}
             for name, file in self.package.files.items():
-                there = again.only if len(self.package.files) == 1 else {**again.files, **parts}[name]
+                there = again.only if len(self.package.files) == 1 else written[name]
                 wanted = {tensor: (held.dtype, held.shape) for tensor, held in file.tensors.items()}
                 if wanted != {tensor: (held.dtype, held.shape) for tensor, held in there.tensors.items()}:
                     raise AdapterhubError(f"{name} was not written as it should be: nothing was put in place")

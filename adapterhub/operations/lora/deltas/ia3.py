@@ -9,6 +9,7 @@ from torch import Tensor
 from adapterhub.adapter import Role
 from adapterhub.algorithms import scales_input
 from adapterhub.operations.lora.deltas.base import Relative, channels
+from adapterhub.operations.lora.shapes import ia3_on_input
 
 R = Role
 
@@ -22,8 +23,7 @@ class IA3(Relative):
     name: ClassVar[str] = "ia3"
 
     def _changed(self, weight: Tensor) -> Tensor:
-        on_input = bool(self.value(R.ON_INPUT).any())
-        return _times(weight, 1 + self.value(R.IA3_WEIGHT), on_input=on_input)
+        return _times(weight, 1 + self.value(R.IA3_WEIGHT), on_input=ia3_on_input(self.tensors))
 
 
 class MultiplierIA3(Relative):
