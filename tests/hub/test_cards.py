@@ -16,7 +16,7 @@ from adapterhub.documents.publication import Fidelity
 from adapterhub.errors import RefusedInput, UsageError
 from adapterhub.hub import card, card_body, card_fields, front_matter
 from adapterhub.hub.card_facts import Options, gathered, is_hub_id
-from adapterhub.hub.markdown import code, escaped
+from adapterhub.hub.markdown import SHOWN, code, escaped
 
 HEADINGS = ["fox", "What it is", "Trigger words", "Files", "Use it", "Training", "Fidelity", "Lineage", "Licence"]
 FIELDS = {
@@ -131,7 +131,8 @@ def test_a_second_card_takes_the_place_of_the_first_and_of_nothing_else(first, s
 
 @given(text=st.text())
 def test_a_code_span_reads_as_the_text_on_one_line(text):
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    shown = line if len(line) <= SHOWN else f"{line[: SHOWN - 1].rstrip()}…"
     rendered = code(text)
     tokens = MarkdownIt("commonmark").parseInline(rendered)[0].children or []
     assert [token.content for token in tokens] == ([shown] if shown else [])
