@@ -140,7 +140,8 @@ class Report:
         hashed = sum(size_of(package) for package in packages if package.container in files.SINGLE)
         alone = time.perf_counter() - self.started
         cached = self.made.adapter.kind is not Kind.CHECKPOINT or hashed > 0 or self.wish.whole.verify
-        load = Load(alone, size, spread=self.proving, threads=4, memory=_BUFFERS, hashed=hashed, cached=cached)
+        load = Load(alone, size, spread=self.proving, threads=4, memory=_BUFFERS if cached else 0,
+                    hashed=hashed, cached=cached)  # fmt: skip
         return forecast(load, self.place)
 
 

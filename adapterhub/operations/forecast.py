@@ -58,7 +58,7 @@ def forecast(load: Load, place: Path) -> Forecast:
     together = (writing + load.spread + beside) / (_SHARED * cores)
     seconds = max(together, writing, beside, load.spread / load.threads)
     return Forecast(
-        memory=_peak() + max(load.memory, buffers), seconds=round(load.alone + seconds + load.reread * hashing, 3)
+        memory=_peak() + load.memory + buffers, seconds=round(load.alone + seconds + load.reread * hashing, 3)
     )
 
 

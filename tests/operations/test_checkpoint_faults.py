@@ -63,6 +63,13 @@ def test_what_an_optimizer_leaves_in_a_ckpt_is_told_and_not_read(tmp_path):
     assert (told.extras, told.extra_bytes) == ({"optimizer": 2}, {"optimizer": 16})
 
 
+@pytest.mark.parametrize("name", ["ema", "ema_state_dict", "state_dict_ema"])
+def test_averages_beside_the_weights_are_counted_as_such(name, tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    torch.save({"state_dict": state, name: {"a": torch.ones(3)}}, tmp_path / "last.ckpt")
+    assert adapterhub.inspect(tmp_path / "last.ckpt").extras == {"ema": 1}
+
+
 def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
     state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
     torch.save({"state_dict": state, "global_step": torch.tensor(5)}, tmp_path / "last.ckpt")

@@ -124,7 +124,7 @@ def _judged(package: Package) -> Judged | None:
 def as_whole(tensors: Mapping[str, LazyTensor], architecture: str) -> Placed:
     """`tensors` as a whole model, under the names that they have in the file."""
     names = {_usual(name, tensors, architecture): name for name in tensors}
-    placed = take_apart({usual: _turned(name, usual, tensors[name]) for usual, name in names.items()}, architecture)
+    placed = take_apart({usual: _transposed(name, usual, tensors[name]) for usual, name in names.items()}, architecture)
     there = {key: names[place] for key, place in placed.places.items()}
     return replace(placed, places=there, rest=[names[usual] for usual in placed.rest])
 
@@ -140,7 +140,7 @@ def _usual(name: str, tensors: Mapping[str, LazyTensor], architecture: str) -> s
     return name
 
 
-def _turned(name: str, usual: str, tensor: LazyTensor) -> LazyTensor:
+def _transposed(name: str, usual: str, tensor: LazyTensor) -> LazyTensor:
     """A tensor as it stands under its usual name."""
     return tensor.transpose() if usual == _PROJECTION.get(name) and len(tensor.shape) == 2 else tensor
 

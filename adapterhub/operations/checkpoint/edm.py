@@ -34,7 +34,7 @@ _SCALING = 0.5
 _CHANNELS = 4
 
 
-def is_marked(adapter: Adapter) -> str | None:
+def marker(adapter: Adapter) -> str | None:
     """The marker of a model that is sampled so; nobody reads it in other models than SDXL."""
     markers = (PLAYGROUND[0], COSXL[1])
     found = (name for name in markers if adapter.architecture == "sdxl" and aside(name) in adapter.tensors)
@@ -43,7 +43,7 @@ def is_marked(adapter: Adapter) -> str | None:
 
 def sampled(documents: Mapping[str, Any], adapter: Adapter) -> dict[str, Any] | None:
     """`documents` as the markers want them; None where there are none, or they hold no such numbers."""
-    if is_marked(adapter) is None:
+    if marker(adapter) is None:
         return None
     if (mean := _numbers(adapter, PLAYGROUND[0], _CHANNELS)) and (std := _numbers(adapter, PLAYGROUND[1], _CHANNELS)):
         return _made(documents, _SOLVER, {"latents_mean": mean, "latents_std": std, "scaling_factor": _SCALING})

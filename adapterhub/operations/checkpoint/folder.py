@@ -49,7 +49,7 @@ def completed(
     documents = pipeline.documents(adapter.architecture, parts, told)
     if (sampled := edm.sampled(documents, adapter)) is not None:
         documents = sampled
-    elif (marker := edm.is_marked(adapter)) is not None:
+    elif (marker := edm.marker(adapter)) is not None:
         problems.append(warning("scheduler-untold", marker, "the model is sampled by EDM, and its markers do not tell how",
                                 "Give a folder that does, with --config."))  # fmt: skip
     given = _given(opened, request, adapter)

@@ -89,7 +89,9 @@ def _done(request: Request) -> dict[str, str]:
     if request.whole.prune or request.whole.ema:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
-        done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}."
+        done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}" + (
+            f", the VAE as {request.whole.vae_dtype}." if request.whole.vae_dtype else "."
+        )
     if request.whole.config is not None:
         done["other-widths"] = f"The folder has the configurations of {request.whole.config}."
     if request.layout is single_file.LAYOUT:
@@ -131,7 +133,7 @@ def _told(adapter: Adapter, opened: Source, request: Request) -> Adapter:
     if (predicts := stated(opened.package.documents)) is not None:
         fields[PREDICTION] = predicts
     else:
-        fields = fields | told_of(adapter, request.source) | fields
+        fields = {**told_of(adapter, request.source), **fields}
     return retitled(adapter.with_metadata(fields), request.source.stem)
 
 

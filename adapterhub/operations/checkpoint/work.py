@@ -37,7 +37,7 @@ def examine(package: Package, identity: Identity, reading: Reading) -> tuple[dic
         "components": dict(components),
         "variant": variant,
         "parts": {component: _part(reading, component) for component in components},
-        **_extras([*extras.items(), *package.beside.items()]),
+        **_extras([*extras.items(), *(one for file in package.files.values() for one in file.beside.items())]),
     }
     return fields, list(faults(package, identity, reading))
 
