@@ -1,7 +1,7 @@
 """Bytes on their way to a disk, past the system's cache: a large file takes no memory of others, and no core to be copied there.
 
-Linux' O_DIRECT: what is written so begins and ends at whole pages, in the file and in memory; pages that are shared with a
-neighbour go through the cache. https://man7.org/linux/man-pages/man2/open.2.html
+Linux' O_DIRECT: what is written so begins and ends at whole pages, in the file and in memory; a page that two share goes
+through the cache. https://man7.org/linux/man-pages/man2/open.2.html
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _UNFIT = (errno.EINVAL, errno.EOPNOTSUPP)
 """A disk of larger pages, or one that does not do it after all."""
 
 
-def direct(descriptor: int) -> int | None:
-    """A second descriptor of the file behind `descriptor`, that writes past the cache; None where that is not to be had: for
-    small files, in memory, over networks, and not on Linux. `ADAPTERHUB_DIRECT=0` says that it is not wanted.
+def direct(descriptor: int) -> Direct | None:
+    """The file behind `descriptor`, to be written past the cache; None where that is not to be had: for small files, in memory,
+    over networks, and not on Linux. `ADAPTERHUB_DIRECT=0` says that it is not wanted.
     """
     found = os.fstat(descriptor)
     on_disk = hasattr(os, "O_DIRECT") and os.major(found.st_dev)
     if found.st_size < _LEAST or not on_disk or os.environ.get("ADAPTERHUB_DIRECT") == "0":
         return None
     with suppress(OSError):
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        return Direct(descriptor, os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC))
     return None
 
 
@@ -41,14 +41,44 @@ def room() -> memoryview:
     return memoryview(mmap.mmap(-1, ROOM))
 
 
-class DirectStream:
-    """A `Stream` whose whole pages are written by `direct`; `memory` is a `room` that nobody else uses meanwhile."""
+class Direct:
+    """One file that several write, through `past` what is whole pages. The rest waits for the end, and goes through
+    `descriptor`: for a write through the cache the system has all others wait.
+    """
 
-    def __init__(
-        self, descriptor: int, direct: int, at: int, memory: memoryview, advanced: Callable[[int], None]
-    ) -> None:
-        self._descriptor, self._direct = descriptor, direct
-        self._memory, self._advanced = memory, advanced
+    def __init__(self, descriptor: int, past: int) -> None:
+        self._descriptor, self._past = descriptor, past
+        self._edges: list[tuple[memoryview, int]] = []
+
+    def write(self, pages: memoryview, at: int) -> None:
+        """Writes whole pages."""
+        try:
+            _write(self._past, pages, at)
+        except OSError as error:
+            if error.errno not in _UNFIT:
+                raise
+            _write(self._descriptor, pages, at)
+
+    def keep(self, edge: memoryview, at: int) -> None:
+        """Takes a copy of less than a page, or of what lies in two."""
+        if edge:
+            self._edges.append((memoryview(bytes(edge)), at))
+
+    def finish(self) -> None:
+        """Writes what was kept."""
+        for edge, at in self._edges:
+            _write(self._descriptor, edge, at)
+
+    def close(self) -> None:
+        """Lets go of what was opened for it."""
+        os.close(self._past)
+
+
+class DirectStream:
+    """A `Stream` into a `Direct` file; `memory` is a `room` that nobody else uses meanwhile."""
+
+    def __init__(self, file: Direct, at: int, memory: memoryview, advanced: Callable[[int], None]) -> None:
+        self._file, self._memory, self._advanced = file, memory, advanced
         self._begun = self._end = at
         self._base = _page(at)
         """Where in the file `memory` begins."""
@@ -87,29 +117,24 @@ class DirectStream:
     def _flush(self) -> None:
         first, last = _page(self._begun + mmap.PAGESIZE - 1), _page(self._end)
         if first < last:
-            self._write(self._descriptor, self._begun, first)
-            self._write_pages(first, last)
-            self._write(self._descriptor, last, self._end)
+            self._file.keep(self._held(self._begun, first), self._begun)
+            self._file.write(self._held(first, last), first)
+            self._file.keep(self._held(last, self._end), last)
         else:
-            self._write(self._descriptor, self._begun, self._end)
+            self._file.keep(self._held(self._begun, self._end), self._begun)
         self._advanced(self._end - self._begun)
         self._begun = self._end
         self._base = _page(self._end)
 
-    def _write_pages(self, start: int, end: int) -> None:
-        try:
-            self._write(self._direct, start, end)
-        except OSError as error:
-            if error.errno not in _UNFIT:
-                raise
-            self._direct = self._descriptor
-            self._write(self._direct, start, end)
+    def _held(self, start: int, end: int) -> memoryview:
+        """The bytes from `start` to `end` of the file."""
+        return self._memory[start - self._base : end - self._base]
 
-    def _write(self, descriptor: int, start: int, end: int) -> None:
-        view = self._memory[start - self._base : end - self._base]
-        while view:
-            count = os.pwrite(descriptor, view, start)
-            view, start = view[count:], start + count
+
+def _write(descriptor: int, view: memoryview, at: int) -> None:
+    while view:
+        count = os.pwrite(descriptor, view, at)
+        view, at = view[count:], at + count
 
 
 def _page(at: int) -> int:

@@ -70,6 +70,7 @@ def write_parts(given: Iterable[Part], threads: int = THREADS, *, cached: bool =
         for thread in team:
             thread.start()
         crew.watch(len(team))
+        crew.finish()
     finally:
         crew.stop.set()
         for thread in team:
@@ -90,8 +91,8 @@ class _Crew:
         self._left = deque(sorted(given, key=lambda part: part.is_copied))
         descriptors = {part.descriptor for part in self._left}
         self._turns = {descriptor: Lock() for descriptor in descriptors}
-        past = {} if cached else {descriptor: direct(descriptor) for descriptor in descriptors}
-        self._direct = {descriptor: other for descriptor, other in past.items() if other is not None}
+        found = {} if cached else {descriptor: direct(descriptor) for descriptor in descriptors}
+        self._direct = {descriptor: file for descriptor, file in found.items() if file is not None}
         self._told: SimpleQueue[int | BaseException | None] = SimpleQueue()
         self.stop = Event()
 
@@ -112,20 +113,25 @@ class _Crew:
         else:
             self._told.put(None)
 
+    def finish(self) -> None:
+        """Writes what waited for the end."""
+        for file in self._direct.values():
+            file.finish()
+
     def close(self) -> None:
         """Lets go of what was opened, when nobody works any more."""
-        for descriptor in self._direct.values():
-            os.close(descriptor)
+        for file in self._direct.values():
+            file.close()
 
     def _sinks(self) -> Callable[[Part], Sink]:
         """What one thread writes its parts with."""
         memory = room() if self._direct else None
 
         def sink(part: Part) -> Sink:
-            past = self._direct.get(part.descriptor)
-            if past is None or memory is None:
+            file = self._direct.get(part.descriptor)
+            if file is None or memory is None:
                 return Stream(part.descriptor, part.at, self._advanced, self._turns[part.descriptor])
-            return DirectStream(part.descriptor, past, part.at, memory, self._advanced)
+            return DirectStream(file, part.at, memory, self._advanced)
 
         return sink
 

@@ -86,10 +86,13 @@ def _written_a_second(place: Path, size: int) -> tuple[float, int]:
             os.ftruncate(stream.fileno(), size)
             past = direct(stream.fileno())
             if past is not None:
-                stack.callback(os.close, past)
+                stack.callback(past.close)
             started = time.perf_counter()
             for at in range(0, _SAMPLE, ROOM):
-                os.pwrite(stream.fileno() if past is None else past, piece, at)
+                if past is None:
+                    os.pwrite(stream.fileno(), piece, at)
+                else:
+                    past.write(memoryview(piece), at)
             if past is None:
                 os.fsync(stream.fileno())
             return _SAMPLE / (time.perf_counter() - started), 0 if past is None else (THREADS + 1) * ROOM

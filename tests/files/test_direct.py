@@ -19,7 +19,7 @@ from adapterhub import files
 from adapterhub.errors import AdapterhubError
 from adapterhub.files import DIRECTORY, File, Package
 from adapterhub.files import direct as direct_module
-from adapterhub.files.direct import ROOM, DirectStream, direct, room
+from adapterhub.files.direct import ROOM, Direct, DirectStream, direct, room
 from adapterhub.files.source import Range, Source
 from adapterhub.tensors import from_bytes
 
@@ -67,7 +67,8 @@ def test_every_byte_is_written_once_and_whole_pages_by_the_other_descriptor(
     source = Source(folder / "source")
     with opened(folder / "out") as (descriptor, past), pytest.MonkeyPatch.context() as patch:
         patch.setattr(direct_module.os, "pwrite", pwrite)
-        stream = DirectStream(descriptor, past, at, room(), advance)
+        file = Direct(descriptor, past)
+        stream = DirectStream(file, at, room(), advance)
         for size, copied in pieces:
             if copied:
                 stream.copy(Range(source, 5, size))
@@ -75,6 +76,8 @@ def test_every_byte_is_written_once_and_whole_pages_by_the_other_descriptor(
                 stream.put(_RANDOM[5 : 5 + size])
             expected += _RANDOM[5 : 5 + size]
         stream.end()
+        assert {number for number, *_ in written} <= {past}
+        file.finish()
     source.close()
     before = b"what is there"[:at].ljust(at, b"\0")
     assert not expected or (folder / "out").read_bytes()[: at + len(expected)] == before + expected
@@ -105,10 +108,10 @@ def test_a_disk_that_it_does_not_suit_is_written_through_the_cache(
             return given_pwrite(number, view, start)
 
         monkeypatch.setattr(direct_module.os, "pwrite", pwrite)
-        stream = DirectStream(descriptor, past, 0, room(), told)
+        stream = DirectStream(Direct(descriptor, past), 0, room(), told)
         stream.put(_RANDOM)
         stream.end()
-    assert refused == [0]
+    assert refused == [0, ROOM, 2 * ROOM]
     assert (tmp_path / "out").read_bytes() == _RANDOM
 
 
@@ -118,7 +121,7 @@ def test_a_full_disk_is_no_reason_to_try_again(tmp_path: Path, monkeypatch: pyte
 
     with opened(tmp_path / "out") as (descriptor, past):
         monkeypatch.setattr(direct_module.os, "pwrite", full)
-        stream = DirectStream(descriptor, past, 0, room(), told)
+        stream = DirectStream(Direct(descriptor, past), 0, room(), told)
         with pytest.raises(OSError, match="full"):
             stream.put(_RANDOM)
 
@@ -131,7 +134,7 @@ def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[in
         found = direct(descriptor)
         if found is None:
             pytest.skip("this folder is not on a disk that is written past the cache")
-        os.close(found)
+        found.close()
     (tmp_path / "try").unlink()
     known: list[int] = []
     given_open, past_the_cache = os.open, os.O_DIRECT
