@@ -18,7 +18,7 @@ from adapterhub.tensors import LazyTensor
 
 THREADS = max(2, min(4, os.cpu_count() or 1))
 """More wait for each other: a file is written by one at a time. Past the cache one more works, while others wait for the disk."""
-_GATHERED = 1 << 20
+_GATHERED = 4 << 20
 """Bytes of small tensors that are one part."""
 
 

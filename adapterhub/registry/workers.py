@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -25,6 +26,8 @@ _WORTH_PROCESSES = 64 << 20
 """Bytes below which one process has read files whole before several are started."""
 _AHEAD = 3
 """Tasks that wait for each process, so that it never waits; not all, or memory would grow with the number of files."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -82,7 +85,8 @@ def _spread(
     waiting: deque[Future[list[R]]] = deque()
     try:
         for batch in islice(batches, jobs * _AHEAD):
-            waiting.append(pool.submit(_worked, work, batch))
+            with _held_back():  # until a process that this starts has said what it does with them
+                waiting.append(pool.submit(_worked, work, batch))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(pool.submit(_worked, work, batch) for batch in islice(batches, 1))
@@ -94,6 +98,16 @@ def _spread(
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals that end a process wait, in this one and in those that it starts meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_method() -> str:
@@ -117,11 +131,10 @@ def _worked(work: Callable[[list[T]], list[R]], batch: list[T]) -> list[R]:
 
 def _alone() -> None:
     """One thread a process, and an interrupt is for the process that gives out the work: it ends the others by SIGTERM."""
-    import signal
-
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)

@@ -57,7 +57,7 @@ def test_parts_are_all_tensors_in_order_each_where_the_last_one_ended(sizes: lis
     assert [one for part in found for one in part.tensors] == named
     ends = [start, *(part.at + part.size for part in found)]
     assert [part.at for part in found] == ends[:-1]
-    assert all(part.size <= MIB or len(part.tensors) == 1 for part in found)
+    assert all(part.size <= 4 * MIB or len(part.tensors) == 1 for part in found)
 
 
 def test_whatever_lies_in_another_file_is_copied_while_others_compute(tmp_path: Path) -> None:
