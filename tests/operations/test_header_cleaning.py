@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapterhub.operations.header.cleaning import cleaned
@@ -108,6 +108,7 @@ def plain_parts(text):
 
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.text(max_size=8) | TEXTS, VALUES, max_size=4))
+@example({"": '/home/joe/models/sd15.safetensors/{"wandb_api_key": "0123", "run": {"session_id": "77"}}'})
 def test_nothing_that_a_pattern_finds_is_left_and_cleaning_again_changes_nothing(metadata):
     found, _ = cleaned(metadata)
     assert cleaned(found) == (found, [])

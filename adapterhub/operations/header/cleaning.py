@@ -67,7 +67,10 @@ def _shown(field: str) -> str:
 def _cleaned(text: str, found: Found, depth: int) -> str:
     if depth and text.lstrip()[:1] in ("{", "[", '"') and _is_json(text):
         return _within(text, found, depth)
-    return _plain(text, found)
+    plain = _plain(text, found)
+    if depth and plain != text:  # what was in the way of JSON may be gone
+        return _cleaned(plain, found, depth - 1)
+    return plain
 
 
 def _is_json(text: str) -> bool:
