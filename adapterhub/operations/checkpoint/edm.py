@@ -12,12 +12,14 @@ from typing import Any
 
 from adapterhub.adapter import Adapter
 from adapterhub.architectures.pipeline import VERSION
+from adapterhub.files.directories import PIPELINE
 from adapterhub.layouts.checkpoint.aside import aside
+from adapterhub.operations.checkpoint.vae import CONFIG
 from adapterhub.tensors import FLOATS, values
 
 PLAYGROUND = ("edm_mean", "edm_std")
 COSXL = ("edm_vpred.sigma_min", "edm_vpred.sigma_max")
-_SCHEDULER, _INDEX, _VAE = "scheduler/scheduler_config.json", "model_index.json", "vae/config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 _ALIKE = {"_diffusers_version": VERSION, "final_sigmas_type": "zero", "num_train_timesteps": 1000, "rho": 7.0}
 _SOLVER = {
     **_ALIKE, "_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
@@ -53,13 +55,13 @@ def sampled(documents: Mapping[str, Any], adapter: Adapter) -> dict[str, Any] | 
 
 
 def _made(documents: Mapping[str, Any], scheduler: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
-    made = {**documents, _SCHEDULER: dict(sorted(scheduler.items()))}
-    index = {**documents[_INDEX], "scheduler": ["diffusers", scheduler["_class_name"]]}
+    made = {**documents, SCHEDULER: dict(sorted(scheduler.items()))}
+    index = {**documents[PIPELINE], "scheduler": ["diffusers", scheduler["_class_name"]]}
     if index["_class_name"] == "StableDiffusionXLInstructPix2PixPipeline" and not vae:
         index["is_cosxl_edit"] = True
-    if _VAE in documents:
-        made[_VAE] = dict(sorted({**documents[_VAE], **vae}.items()))
-    return {**made, _INDEX: index}
+    if CONFIG in documents:
+        made[CONFIG] = dict(sorted({**documents[CONFIG], **vae}.items()))
+    return {**made, PIPELINE: index}
 
 
 def _numbers(adapter: Adapter, name: str, count: int) -> list[float]:

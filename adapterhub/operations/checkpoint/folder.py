@@ -26,7 +26,7 @@ from adapterhub.operations.source import Source
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
 
-_CONFIG, _SCHEDULER, _UNET = "config.json", "scheduler/scheduler_config.json", "unet/config.json"
+_CONFIG, _UNET = "config.json", "unet/config.json"
 _LENGTHS = {TOKENS: "vocab_size", POSITIONS: "max_position_embeddings"}
 _SAFETY, _CHECKER = "requires_safety_checker", "safety_checker"
 _ORIGIN, _CHANNELS = "_name_or_path", "in_channels"
@@ -65,7 +65,7 @@ def completed(
         encoded = _sharded(encoded, request.whole.shard_size)
     if request.whole.only is not None:
         encoded = _alone(encoded, parts[0])
-    guessed = _SCHEDULER in documents and _SCHEDULER not in given
+    guessed = edm.SCHEDULER in documents and edm.SCHEDULER not in given
     untold = vae.untold_scale(opened) if parts == [vae.VAE] and vae.CONFIG not in given else []
     return encoded, [*(problems if guessed else []), *_unknown_tokens(adapter, opened, request), *untold]
 
@@ -121,7 +121,7 @@ def _with_given(
     documents: dict[str, Any], given: Mapping[str, Any], parts: Iterable[str], beside: Sequence[Other]
 ) -> dict[str, Any]:
     """`documents` with those of another folder, whose index names only what is written here."""
-    wanted = {PIPELINE, _SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
+    wanted = {PIPELINE, edm.SCHEDULER, *(f"{part}/{_CONFIG}" for part in parts)}
     taken = {name: _without_origin(document) for name, document in given.items() if name in wanted}
     rows = {other.name: other.row for other in beside}
     if PIPELINE in taken:

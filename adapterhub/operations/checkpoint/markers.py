@@ -14,7 +14,8 @@ from adapterhub.adapter import Adapter, Key
 from adapterhub.documents import LedgerEntry
 from adapterhub.files import ASIDE_FILE, DIRECTORY
 from adapterhub.layouts.checkpoint.aside import aside
-from adapterhub.operations.checkpoint.edm import COSXL, PLAYGROUND
+from adapterhub.operations.checkpoint.edm import COSXL, PLAYGROUND, SCHEDULER
+from adapterhub.operations.checkpoint.vae import CONFIG
 from adapterhub.operations.source import Source
 from adapterhub.tensors import LazyTensor, Shape, from_bytes
 
@@ -37,7 +38,7 @@ def with_markers(adapter: Adapter, opened: Source) -> tuple[Adapter, list[Ledger
 
 
 def _markers(documents: Mapping[str, Any]) -> Mapping[str, LazyTensor]:
-    scheduler, vae = (_settings(documents.get(name)) for name in ("scheduler/scheduler_config.json", "vae/config.json"))
+    scheduler, vae = (_settings(documents.get(name)) for name in (SCHEDULER, CONFIG))
     velocity = scheduler.get("prediction_type") == "v_prediction"
     if str(scheduler.get("_class_name")).startswith("EDM"):
         latents = [vae.get("latents_mean"), vae.get("latents_std")]
