@@ -51,8 +51,14 @@ def every(kind: Kind | None = None) -> tuple[Layout, ...]:
     """All layouts (of `kind`) by kind and name: those of this package, then those of others."""
     kinds = KINDS if kind is None else (kind,)
     found = [layout for one in kinds for layout in _here(one)]
-    found += [layout for entry in entry_points(group="adapterhub.layouts") if (layout := entry.load()).kind in kinds]
+    found += [layout for layout in _elsewhere() if layout.kind in kinds]
     return tuple(sorted(found, key=lambda layout: (KINDS.index(layout.kind), layout.name)))
+
+
+@cache
+def _elsewhere() -> tuple[Layout, ...]:
+    """Those of other packages, all of whose metadata is read for them."""
+    return tuple(entry.load() for entry in entry_points(group="adapterhub.layouts"))
 
 
 def _here(kind: Kind) -> Iterator[Layout]:

@@ -148,6 +148,15 @@ def test_it_is_refused_and_nothing_is_there(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_numbers_that_are_none_are_refused_at_strength_zero_and_in_a_dry_run(tmp_path: Path) -> None:
+    model, adapter = not_a_number(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for given, dry_run in (((adapter, 0.0), False), ((adapter, 1.0), True)):
+        with pytest.raises(BrokenAdapter, match="2 tensors hold values that are NaN or infinite"):
+            merge(model, [given], tmp_path / "out.safetensors", dry_run=dry_run)
+        assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("make", [without_module, other_shape, embedding_inside, bias_of_nothing,
                                   bias_of_another_length, norm_of_a_layer])  # fmt: skip
 def test_with_allow_loss_it_is_left_out_and_listed(tmp_path: Path, make: Made) -> None:

@@ -149,9 +149,14 @@ def _heads(layout: KeyedLayout, architecture: str, variant: Variant | None = Non
 
 
 def _whole(layout: KeyedLayout, architecture: Architecture, file: Spelled) -> Fit | None:
-    """The fit of a file all of whose names are the layout's own; None for another."""
+    """The fit of a file all of whose names are the layout's own; None for another, mostly without a look at the modules."""
+    if file.unsplit or not file.suffixes <= layout.readable():
+        return None
+    prefixes = _prefixes(layout, architecture.name)
+    if not all(head.startswith(prefixes) for head in file.heads):
+        return None
     table = _read(layout, architecture.name)
-    if file.unsplit or not file.suffixes <= layout.readable() or not file.heads.keys() <= table.keys():
+    if not file.heads.keys() <= table.keys():
         return None
     return fit_of(layout, architecture, {"": file}, {"": {head: table[head] for head in file.heads}})
 
@@ -165,6 +170,13 @@ def _explained(layout: KeyedLayout, architecture: Architecture, outline: Spelled
 @cache
 def _table(layout: KeyedLayout, architecture: str) -> dict[str, Module]:
     return dict(_heads(layout, architecture))
+
+
+@cache
+def _prefixes(layout: KeyedLayout, architecture: str) -> tuple[str, ...]:
+    """What every head of `_read` begins with, one or the other."""
+    others = (variant.prefixes for variant in layout.variants if variant.ordinary and variant.prefixes is not None)
+    return tuple({prefix for table in (layout.prefixes, *others) for prefix in table.get(architecture, {}).values()})
 
 
 @cache

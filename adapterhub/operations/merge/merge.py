@@ -163,7 +163,6 @@ def _planned(base: Source, adapters: Sequence[Opened], order: Order) -> Plan:
         else:
             plan.add_lora(made, model, one, selection)
     made.require_whole(order.allow_loss)
-    plan.require_numbers(adapters)
     if not made.terms and (order.include or order.exclude) and any(one.unet or one.text for one in order.parts):
         raise UsageError("--include and --exclude leave nothing to merge",
                          mend="They are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip

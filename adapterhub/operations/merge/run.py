@@ -25,7 +25,7 @@ from adapterhub.operations.digests import digest_at, digest_of
 from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.merge import marks, output, recipes, telling
 from adapterhub.operations.merge.arithmetic import Rounding, merged, one_thread_a_product
-from adapterhub.operations.merge.plan import Opened, Plan
+from adapterhub.operations.merge.plan import Opened, Plan, require_numbers
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.scratch import Pool
 from adapterhub.operations.merge.undo import Recorder, undoable
@@ -54,6 +54,8 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     pool: Pool = field(default_factory=Pool)
     recorder: Recorder | None = None
+    ready: Future[None] | None = None
+    """Done when there is something to compute with; what is only copied is written before."""
     beside: Sequence[Other] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,8 @@ class Run:
         self._require_undoable()
         if self.undo is not None:
             self.recorder = Recorder(self.opened)
-        with ThreadPoolExecutor(1) as beside, one_thread_a_product():
+        with ExitStack() as held, ThreadPoolExecutor(1) as beside:
+            self.ready = beside.submit(self._make_ready, held)
             base = beside.submit(digest_of, self.opened.package)
             marked = [beside.submit(marks.mark, one.source, one.digest) for one in self.adapters]
             package = self._package(lambda: self._fields(base.result(), [mark.result() for mark in marked]))
@@ -93,7 +96,8 @@ class Run:
         """What writing it would take."""
         alone = time.perf_counter() - self.started
         touched, size = self._touched(), size_of(package)
-        with one_thread_a_product():
+        with ExitStack() as held:
+            self._make_ready(held)
             spread = sampled(touched, lambda key: deque(self._compute(key), maxlen=0), self._bytes)
         largest = max(map(self._bytes, touched), default=0)
         unknown = [path for path in self.opened.package.paths.values() if not files.is_cached(path)]
@@ -108,6 +112,11 @@ class Run:
     def _reread(self) -> bool:
         """Whether what was written is hashed."""
         return self.check or self.undo is not None
+
+    def _make_ready(self, held: ExitStack) -> None:
+        """Imports numpy, which is made to be fast until `held` ends. Raises BrokenAdapter for numbers that are none."""
+        held.enter_context(one_thread_a_product())
+        require_numbers(self.adapters)
 
     def _touched(self) -> list[Key]:
         return [key for key in output.ordered(self.opened) if key in self.plan.terms]
@@ -132,6 +141,8 @@ class Run:
         return length(self.dtype or stored.dtype, stored.shape)
 
     def _compute(self, key: Key) -> Iterator[Buffer]:
+        if self.ready is not None:
+            self.ready.result()
         stored, terms = self.opened.adapter.tensors[key], self.plan.terms[key]
         recorder = self.recorder
         record = recorder.of(key) if recorder is not None and recorder.subtracts(key, stored, terms) else None
@@ -184,6 +195,8 @@ class _Proof:
 
     def __call__(self, path: Path) -> None:
         run = self.run
+        assert run.ready is not None
+        run.ready.result()
         run.order.require(0, self.base.result())
         self._require_finite()
         for source in (run.opened, *(one.source for one in run.adapters)):
