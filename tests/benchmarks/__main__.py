@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.cost import ROOM, Row, adapterhub, cost, made, typical
 from tests.benchmarks.factors import extracting, resizing
-from tests.benchmarks.merging import merging
+from tests.benchmarks.merging import merging, merging_on_disk
 from tests.benchmarks.registry import registry
 from tests.benchmarks.training import training
 from tests.benchmarks.whole import moving
@@ -36,7 +36,7 @@ for _ in range(300):
 print(300 / (time.process_time() - start))
 """
 
-_ON_DISK = (moving, merging)
+_ON_DISK = (moving, merging_on_disk)
 """Whole models lie on disks, which they are written to past the system's cache."""
 
 
@@ -94,7 +94,8 @@ def main() -> int:
     broken = 0
     with _folder(_fast()) as memory, _folder() as disk:
         for measure in (
-            start_up, pickled, inspecting, converting, moving, merging, resizing, extracting, training, registry,
+            start_up, pickled, inspecting, converting, moving, merging, merging_on_disk, resizing, extracting, training,
+            registry,
         ):  # fmt: skip
             for row in measure(Path(disk if measure in _ON_DISK else memory)):
                 broken += not row.kept
