@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from adapterhub.files.source import Range
+from adapterhub.files.streaming import write_at
 from adapterhub.tensors import Buffer
 
 ROOM = 4 << 20
@@ -53,11 +54,11 @@ class Direct:
     def write(self, pages: memoryview, at: int) -> None:
         """Writes whole pages."""
         try:
-            _write(self._past, pages, at)
+            write_at(self._past, pages, at)
         except OSError as error:
             if error.errno not in _UNFIT:
                 raise
-            _write(self._descriptor, pages, at)
+            write_at(self._descriptor, pages, at)
 
     def keep(self, edge: memoryview, at: int) -> None:
         """Takes a copy of less than a page, or of what lies in two."""
@@ -67,7 +68,7 @@ class Direct:
     def finish(self) -> None:
         """Writes what was kept."""
         for edge, at in self._edges:
-            _write(self._descriptor, edge, at)
+            write_at(self._descriptor, edge, at)
 
     def close(self) -> None:
         """Lets go of what was opened for it."""
@@ -129,12 +130,6 @@ class DirectStream:
     def _held(self, start: int, end: int) -> memoryview:
         """The bytes from `start` to `end` of the file."""
         return self._memory[start - self._base : end - self._base]
-
-
-def _write(descriptor: int, view: memoryview, at: int) -> None:
-    while view:
-        count = os.pwrite(descriptor, view, at)
-        view, at = view[count:], at + count
 
 
 def _page(at: int) -> int:

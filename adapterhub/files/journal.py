@@ -17,7 +17,7 @@ from adapterhub.errors import MachineFailure
 from adapterhub.files.limits import FORMAT_HEADER_BYTES
 from adapterhub.files.safetensors import PREFIX
 from adapterhub.files.source import machine
-from adapterhub.files.streaming import write_all
+from adapterhub.files.streaming import write_all, write_at
 
 _MAGIC = b"adapterhub header journal 1\n"
 _NAME_BYTES = 200
@@ -66,9 +66,7 @@ def finish(path: Path, descriptor: int) -> bool:
 
 
 def _put(descriptor: int, header: bytes) -> None:
-    at = 0
-    while at < len(header):
-        at += os.pwrite(descriptor, memoryview(header)[at:], at)
+    write_at(descriptor, header, 0)
     os.fsync(descriptor)
 
 

@@ -176,6 +176,14 @@ def write_all(descriptor: int, data: Buffer) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_at(descriptor: int, data: Buffer, at: int) -> None:
+    """Writes all of `data` from byte `at` on."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, at)
+        view, at = view[count:], at + count
+
+
 def put_tensor(name: str, tensor: LazyTensor, sink: Sink) -> None:
     """Writes the bytes of `tensor`. ValueError if they are not as many as it promises."""
     if isinstance(tensor.chunks, Range) and tensor.nbytes == tensor.chunks.length > _GATHERED:

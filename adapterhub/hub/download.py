@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import MalformedFile, RefusedInput, Unreachable
 from adapterhub.files import LIMITS, containers, publishing
 from adapterhub.files.source import machine
+from adapterhub.files.streaming import write_all
 from adapterhub.hub import transport
-from adapterhub.hub.placing import require_digest, too_large, write_all
+from adapterhub.hub.placing import require_digest, too_large
 from adapterhub.hub.transport import answer, pieces, require_good
 
 if TYPE_CHECKING:

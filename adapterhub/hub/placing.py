@@ -12,6 +12,7 @@ from pathlib import Path
 from adapterhub.errors import MachineFailure, MalformedFile, OutputExists, RefusedInput, UsageError
 from adapterhub.files import publishing
 from adapterhub.files.source import machine
+from adapterhub.files.streaming import write_all
 
 PIECE = 1 << 20
 
@@ -138,10 +139,3 @@ def require_digest(what: str, found: str, wanted: str | None) -> None:
     if wanted is not None and found != wanted.lower():
         raise MalformedFile(what, "digest-differs", f"the file has the SHA-256 {found}, and not {wanted.lower()}",
                             mend="It is another file, or was damaged on the way: get it again.")  # fmt: skip
-
-
-def write_all(descriptor: int, piece: bytes) -> None:
-    """All of `piece`, of which the system may take a part at a time."""
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]
