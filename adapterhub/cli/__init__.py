@@ -89,7 +89,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             if near := get_close_matches(args[0], COMMANDS, cutoff=0.7):
-                ctx.fail(f"{error.message} Did you mean {' or '.join(near)}?")
+                ctx.fail(f"{error.message} Did you mean {' or '.join(map(repr, near))}?")
             raise
 
     def invoke(self, ctx: click.Context) -> object:

@@ -137,7 +137,7 @@ def test_debug_is_an_option_everywhere(cli, words):
 def test_a_command_that_is_misspelled_is_answered_with_those_like_it(cli):
     status, out, err = cli("inspct", "a")
     assert (status, out) == (2, "")
-    assert "No such command 'inspct'. Did you mean inspect?\n" in err
+    assert "No such command 'inspct'. Did you mean 'inspect'?\n" in err
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
