@@ -164,17 +164,27 @@ def _named(folder: Folder, limits: Limits) -> Collection[str]:
 
 
 def require_variant(folder: Folder, weights: Iterable[str] | None) -> None:
-    """Raises UsageError where a variant is asked for that none of the `weights` of a pipeline is of; None for what is none."""
-    if folder.variant is None:
+    """Raises UsageError where a variant must be there that none of the `weights` of a pipeline is of; None for what is none."""
+    if folder.variant is None or not folder.strict:
         return
     if weights is None:
-        raise UsageError("--variant is for the folder of a pipeline, with model_index.json",
+        raise UsageError("--variant is for the folder of a pipeline, with model_index.json, that has weights of that name",
                          mend="Leave it out, and give the file that is meant.")  # fmt: skip
     if folder.variant not in map(variant_of, weights):
-        parts = [folder.part(name) for name in COMPONENTS if name in folder.folders]
-        there = {variant_of(name) for part in parts for names in _weights_of(part) for name in names} - {""}
+        there = ", ".join(sorted(_variants(folder))) or "none"
         raise UsageError(f"{folder.path} holds no weights of the variant {folder.variant!r}",
-                         mend=f"Leave out --variant; there are: {', '.join(sorted(there)) or 'none'}.")  # fmt: skip
+                         mend=f"Leave out --variant; there are: {there}.")  # fmt: skip
+
+
+def variants_of(path: Path) -> set[str]:
+    """The variants that the weights of a pipeline are there in; none where `path` is no folder of one."""
+    folder = Folder(path)
+    return _variants(folder) if path.is_dir() and PIPELINE in folder.files else set()
+
+
+def _variants(folder: Folder) -> set[str]:
+    parts = [folder.part(name) for name in COMPONENTS if name in folder.folders]
+    return {variant_of(name) for part in parts for names in _weights_of(part) for name in names} - {""}
 
 
 def preferred(folder: Folder) -> list[str]:
@@ -188,7 +198,8 @@ def preferred(folder: Folder) -> list[str]:
     several = next(filter(None, found), [])
     choices = " or ".join(f"--variant {name}" for name in sorted({variant_of(name) for name in several}))
     return folder.at_most_one(
-        several, f"convert, merge, inspect and validate take {choices}; else give one of these files."
+        several,
+        f"convert, diff, extract, inspect, merge, plot and validate take {choices}; else give one of these files.",
     )
 
 

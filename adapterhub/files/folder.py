@@ -52,11 +52,11 @@ class Listing:
 class Folder:
     """A folder, listed when that is asked for; only regular files and links to such are in `files`, and what is neither file nor
     folder in `problems`. A folder that is not on this disk has its own `_listed`, `source`, `holds` and `part`. `variant` is
-    the one that is asked for where weights are there in several.
+    the one that is asked for where weights are there in several; if `strict`, a folder without it is refused.
     """
 
-    def __init__(self, path: Path, variant: str | None = None) -> None:
-        self.path, self.variant = path, variant
+    def __init__(self, path: Path, variant: str | None = None, *, strict: bool = True) -> None:
+        self.path, self.variant, self.strict = path, variant, strict
 
     @property
     def files(self) -> set[str]:
@@ -86,7 +86,7 @@ class Folder:
 
     def part(self, name: str) -> Folder:
         """The folder `name` in it; itself without a name."""
-        return Folder(self.path / name, self.variant) if name else self
+        return Folder(self.path / name, self.variant, strict=self.strict) if name else self
 
     def source(self, name: str, by: Path | None = None) -> Source:
         """The file `name`, open, to which `by` (an index; the folder) refers. MalformedFile where it does not lie within."""

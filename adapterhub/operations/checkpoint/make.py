@@ -52,7 +52,7 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _without(adapter, ledger, _is_leftover, PRUNED)
     problems: list[Problem] = []
     if options.vae is not None:
-        given = vae.other(options.vae, opened.stack)
+        given = vae.other(options.vae, opened.package.variant, opened.stack)
         problems += vae.other_scale(given, opened)
         adapter, opened = _with_vae(adapter, given, ledger), given.instead_in(opened)
     if options.only is not None:
