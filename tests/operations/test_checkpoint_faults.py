@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,13 @@ def test_every_tensor_of_an_optimizer_stands_in_the_ledger(asked, tmp_path):
 
 
 @pytest.mark.parametrize(("channels", "variant"), [(4, None), (9, "inpainting"), (8, "instruct-pix2pix")])
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", architectures.NAMES)
 def test_the_channels_of_the_input_tell_the_variant(name, channels, variant, tmp_path):
     path = saved(tmp_path / "model.safetensors", weights(name, "f2", channels))
     assert (adapterhub.inspect(path).architecture, adapterhub.inspect(path).variant) == (name, variant)
+    adapterhub.convert(path, tmp_path / "out", to="diffusers")
+    assert adapterhub.inspect(tmp_path / "out").variant == variant
+    assert json.loads((tmp_path / "out/unet/config.json").read_text())["in_channels"] == channels
 
 
 def test_a_marker_tells_that_the_model_predicts_velocity(tmp_path):
