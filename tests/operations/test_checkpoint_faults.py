@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
@@ -26,6 +27,7 @@ from tests.operations.checkpoint_files import (
     unused_text,
     weights,
 )
+from tests.operations.merge_files import lora
 
 VAE = "first_stage_model."
 TINY = ("warning", "other-widths")
@@ -76,6 +78,24 @@ def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
     torch.save({"state_dict": state, "global_step": torch.tensor(5)}, tmp_path / "last.ckpt")
     told = adapterhub.inspect(tmp_path / "last.ckpt")
     assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"training": 1})
+
+
+@pytest.mark.parametrize("name", ["model", "module"])
+def test_a_lora_in_what_a_trainer_calls_its_model_is_a_lora(name, tmp_path):
+    state = {key: torch.from_numpy(tensor) for key, tensor in load_file(lora(tmp_path / "a.safetensors")).items()}
+    torch.save({name: state, "optimizer": {"state": {0: torch.ones(2)}}}, tmp_path / "last.pt")
+    told, plain = adapterhub.inspect(tmp_path / "last.pt"), adapterhub.inspect(tmp_path / "a.safetensors")
+    assert (told.kind, told.layout, told.architecture, told.algorithms) == (plain.kind, plain.layout, plain.architecture, plain.algorithms)  # fmt: skip
+    assert adapterhub.diff(tmp_path / "last.pt", tmp_path / "a.safetensors").equal
+    assert not [problem for problem in told.problems if problem.severity == "error"]
+
+
+@pytest.mark.parametrize("name", ["model", "module"])
+def test_what_stands_beside_a_model_is_counted_whatever_its_wrapper_is_called(name, tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    torch.save({name: {name: state, "optimizer": [torch.ones(2)]}, "optimizer": [torch.ones(2)]}, tmp_path / "a.ckpt")
+    told = adapterhub.inspect(tmp_path / "a.ckpt")
+    assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"optimizer": 2})
 
 
 @pytest.mark.parametrize("asked", [{"to": "single-file"}, {"to": "diffusers"}, {"prune": True}], ids=str)
