@@ -10,7 +10,14 @@ from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import Encoded, WholeLayout
 from adapterhub.layouts.checkpoint import single_file
-from adapterhub.layouts.checkpoint.aside import ASIDE, are_out_of_order, are_positions, extra_of, positions
+from adapterhub.layouts.checkpoint.aside import (
+    ASIDE,
+    are_in_order,
+    are_out_of_order,
+    are_positions,
+    extra_of,
+    positions,
+)
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
@@ -24,7 +31,8 @@ from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
-from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNCHECKED, UNWANTED, Made, Request
+from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, SAME_IDS, UNCHECKED, UNWANTED, Made, Request
+from adapterhub.tensors import LazyTensor
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
 _HOMELESS = f"{single_file.LAYOUT.name} has no place for this"
@@ -80,13 +88,21 @@ def make(opened: Source, request: Request) -> Made:
     entries = ledger.entries(encoded) + _entries(beside, request) + added
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()),
-                mended=_done(request))  # fmt: skip
+                mended=_done(opened, adapter, request))  # fmt: skip
 
 
-def _done(request: Request) -> dict[str, str]:
-    """What was done to problems of the source, by their codes."""
-    done = {"position-ids": "Mended: they are written as 0, 1, 2 … in I64."}
-    if request.whole.prune or request.whole.ema:
+def _done(opened: Source, adapter: Adapter, request: Request) -> dict[str, str]:
+    """What was done to problems of the source, by their codes, where `adapter` is written."""
+    had, written = (sum(map(are_positions, model.tensors)) for model in (opened.adapter, adapter))
+    anew = "Mended: they are written as 0, 1, 2 … in I64"
+    done = {
+        "position-ids": "They were left out."
+        if not written
+        else f"{anew}."
+        if had == written
+        else f"{anew}, or left out."
+    }
+    if request.whole.prune or request.whole.ema or request.whole.only is not None:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
         done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}" + (
@@ -212,12 +228,16 @@ def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
     for held, tensor in tensors.items():
         if are_positions(held) and (tensor.dtype != "I64" or are_out_of_order(tensor)):
             tensors[held] = positions(tensor.shape)
-            what = "position ids are 0, 1, 2 …"
-            if tensor.dtype == "I64":
-                ledger.replace([held], [held], "compute", what)
-            else:
-                ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: {what}")
+            ledger.replace([held], [held], *_mending(tensor))
     return adapter.with_tensors(tensors)
+
+
+def _mending(ids: LazyTensor) -> tuple[Action, str]:
+    """What is done to position ids that are not as they have to be, and why."""
+    what = "position ids are 0, 1, 2 …"
+    if ids.dtype == "I64":
+        return "compute", what
+    return "cast", SAME_IDS if are_in_order(ids) else f"{ids.dtype} to I64: {what}"
 
 
 def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, encoded: Encoded, ledger: Ledger) -> None:
