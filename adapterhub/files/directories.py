@@ -68,7 +68,7 @@ def survey(folder: Folder, limits: Limits) -> tuple[Contents, list[Problem]]:
     raise UsageError(
         f"{folder.path} holds no adapter and no model that adapterhub reads",
         mend=f"Expected {KNOWN[0].weights[0]}{WEIGHTS[0]}, {PEFT.weights[0]}{WEIGHTS[0]}, {PIPELINE} or one file of weights; "
-        f"found: {listed(folder.files) or 'nothing'}.",
+        f"found: {listed(folder.contents) or 'nothing'}.",
     )
 
 
@@ -209,7 +209,8 @@ def _weights_of(folder: Folder) -> list[list[str]]:
 
 
 def _lone(folder: Folder, limits: Limits) -> Contents | None:
-    found = next(filter(None, map(folder.models, LONE)), [])
+    every = ([name for name in folder.models(endings) if name != ASIDE_FILE] for endings in LONE)
+    found = next(filter(None, every), [])
     return Contents(folder.at_most_one(found), _documents(folder), whole=False) if found else None
 
 

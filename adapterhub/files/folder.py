@@ -69,6 +69,11 @@ class Folder:
         return self._listing.folders
 
     @property
+    def contents(self) -> list[str]:
+        """The names of its files, and of its folders with a slash."""
+        return [*self.files, *(f"{name}/" for name in self.folders)]
+
+    @property
     def problems(self) -> list[Problem]:
         """What is odd about it."""
         return self._listing.problems
@@ -122,7 +127,7 @@ class Folder:
         """The refusal of a folder that lacks `name`, in its part `part`."""
         return MalformedFile(
             self.path, "missing-file", f"{name} is missing",
-            mend=f"Get it too, or give a single file. Beside it lie: {listed(part.files) or 'no files'}.",
+            mend=f"Get it too, or give a single file. Beside it lie: {listed(part.contents) or 'no files'}.",
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from adapterhub import files
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files import File, Package
+from adapterhub.files import ASIDE_FILE, File, Package
 from adapterhub.tensors import from_bytes
 
 
@@ -110,6 +110,10 @@ UNCLEAR = {
     ),
     "nothing": ((), "found: nothing"),
     "other things": (("notes.json", "weights.npy"), "found: 'notes.json', 'weights.npy'"),
+    "a pipeline without its index": (
+        (f"{UNET}.safetensors", f"{CLIP}.safetensors", ASIDE_FILE),
+        f"(?s)Expected .*, model_index.json or .*; found: '{ASIDE_FILE}', 'text_encoder/', 'unet/'",
+    ),
 }  # fmt: skip
 
 
