@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files.folder import WEIGHTS, Folder, listed, variant_of
+from adapterhub.files.folder import INDEX, WEIGHTS, Folder, listed, variant_of
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import ASIDE_FILE, Problem
 
@@ -45,7 +45,8 @@ DOCUMENTS = (
 )  # fmt: skip
 """Files that say something about the weights beside them: those of cog-sdxl, and of the sd-concepts-library, come last."""
 SCHEDULER = "scheduler"
-_COMPONENT = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.")
+_OWN = "diffusion_pytorch_model."
+_COMPONENT = re.compile(rf"({_OWN[:-1]}|pytorch_model|model)\.")
 _CODE_FIELDS = ("auto_map", "custom_pipeline")
 
 
@@ -193,7 +194,7 @@ def preferred(folder: Folder) -> list[str]:
     """
     found = _weights_of(folder)
     for wanted in (folder.variant, ""):
-        if there := [name for names in found for name in sorted(names, key=len) if variant_of(name) == wanted]:
+        if there := [name for names in found for name in names if variant_of(name) == wanted]:
             return there[:1]
     several = next(filter(None, found), [])
     choices = " or ".join(f"--variant {name}" for name in sorted({variant_of(name) for name in several}))
@@ -204,8 +205,16 @@ def preferred(folder: Folder) -> list[str]:
 
 
 def _weights_of(folder: Folder) -> list[list[str]]:
-    """The weights of one component by their endings, as in WEIGHTS."""
-    return [[name for name in folder.models({suffix}) if _COMPONENT.match(name)] for suffix in WEIGHTS]
+    """The weights of one component by their endings, as in WEIGHTS, in the order in which they are looked for."""
+    return [sorted(filter(_COMPONENT.match, folder.models({suffix})), key=_turn) for suffix in WEIGHTS]
+
+
+def _turn(name: str) -> tuple[bool, bool, int]:
+    """When weights are looked for: diffusers, whose weights have a name of their own, takes shards before one file, and
+    transformers one file before shards. Source: `modeling_utils.py` of both (`from_pretrained`).
+    """
+    is_own, is_whole = name.startswith(_OWN), INDEX.search(name) is None
+    return not is_own, is_own is is_whole, len(name)
 
 
 def _lone(folder: Folder, limits: Limits) -> Contents | None:
