@@ -36,9 +36,13 @@ class Listing:
     problems: list[Problem] = field(default_factory=list)
 
     def sort_in(self, entry: os.DirEntry[str]) -> None:
-        """Takes in what was found."""
+        """Takes in what was found. OSError where the folder may be listed and not entered."""
         try:
             mode = entry.stat().st_mode
+        except PermissionError:
+            if not entry.is_symlink():
+                raise
+            mode = 0
         except OSError:  # a link to nothing, or in circles
             mode = 0
         if stat.S_ISREG(mode):
