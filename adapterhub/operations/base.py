@@ -107,8 +107,8 @@ def base_of(
     variant: str | None = None,
     whatever: bool = False,
 ) -> Iterator[Base]:
-    """The base at `path`, in the `variant` if it has that, for an adapter of `architecture`; an empty one without a path. NotAnAdapter for a model of another,
-    unless the adapter fits that `also`, or `whatever` it is will do.
+    """The base at `path`, in the `variant` if it has that, for an adapter of `architecture`; an empty one without a path.
+    NotAnAdapter for a model of another, unless the adapter fits that `also`, or `whatever` it is will do.
     """
     if path is None:
         yield Base(architecture, {})

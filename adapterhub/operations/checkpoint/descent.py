@@ -35,7 +35,9 @@ _NAMES = ("the base", "the model")
 
 
 def descent(adapter: Adapter, base: Path, variant: str | None = None) -> tuple[Descent | None, list[Problem]]:
-    """How `adapter` compares with the model at `base`, in the `variant` if that has it, and what is wrong with that; None where they cannot be compared."""
+    """How `adapter` compares with the model at `base`, in the `variant` if that has it, and what is wrong with that; None where
+    they cannot be compared.
+    """
     with open_adapter(
         base, variant=variant, strict=False, kinds=(Kind.CHECKPOINT,), forgiven={"missing-weights"}
     ) as opened:

@@ -93,15 +93,7 @@ def make(opened: Source, request: Request) -> Made:
 
 def _done(opened: Source, adapter: Adapter, request: Request) -> dict[str, str]:
     """What was done to problems of the source, by their codes, where `adapter` is written."""
-    had, written = (sum(map(are_positions, model.tensors)) for model in (opened.adapter, adapter))
-    anew = "Mended: they are written as 0, 1, 2 … in I64"
-    done = {
-        "position-ids": "They were left out."
-        if not written
-        else f"{anew}."
-        if had == written
-        else f"{anew}, or left out."
-    }
+    done = {"position-ids": _done_to_ids(opened.adapter, adapter)}
     if request.whole.prune or request.whole.ema or request.whole.only is not None:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
@@ -113,6 +105,13 @@ def _done(opened: Source, adapter: Adapter, request: Request) -> dict[str, str]:
     if request.layout is single_file.LAYOUT:
         done["metadata-contradicts"] = "Mended: what is written says what its weights are."
     return done
+
+
+def _done_to_ids(had: Adapter, written: Adapter) -> str:
+    before, after = (sum(map(are_positions, model.tensors)) for model in (had, written))
+    if not after:
+        return "They were left out."
+    return "Mended: they are written as 0, 1, 2 … in I64" + (", or left out." if after < before else ".")
 
 
 def _require_meaning(request: Request) -> None:
