@@ -159,7 +159,7 @@ def test_the_weights_are_found_in_state_dict_and_tensors_beside_it_are_warned_of
         assert package.only.tree["optimizer"][0]["state"][0].shape == (5,)
 
 
-@pytest.mark.parametrize("name", ["model", "module"])
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
 def test_the_weights_are_found_in_what_other_trainers_call_them(tmp_path: Path, name: str) -> None:
     """DeepSpeed `runtime/engine.py` (`_save_checkpoint`) says module; scripts say model."""
     state = {"a": torch.zeros(2), "b.c": torch.ones(1)}

@@ -80,7 +80,7 @@ def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
     assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"training": 1})
 
 
-@pytest.mark.parametrize("name", ["model", "module"])
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
 def test_a_lora_in_what_a_trainer_calls_its_model_is_a_lora(name, tmp_path):
     state = {key: torch.from_numpy(tensor) for key, tensor in load_file(lora(tmp_path / "a.safetensors")).items()}
     torch.save({name: state, "optimizer": {"state": {0: torch.ones(2)}}}, tmp_path / "last.pt")
@@ -90,7 +90,7 @@ def test_a_lora_in_what_a_trainer_calls_its_model_is_a_lora(name, tmp_path):
     assert not [problem for problem in told.problems if problem.severity == "error"]
 
 
-@pytest.mark.parametrize("name", ["model", "module"])
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
 def test_what_stands_beside_a_model_is_counted_whatever_its_wrapper_is_called(name, tmp_path):
     state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
     torch.save({name: {name: state, "optimizer": [torch.ones(2)]}, "optimizer": [torch.ones(2)]}, tmp_path / "a.ckpt")

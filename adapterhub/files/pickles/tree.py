@@ -16,9 +16,9 @@ from adapterhub.files.pickles.values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"
-_WRAPPERS = (_STATE, "module", "model")
+_WRAPPERS = (_STATE, "module", "model", "model_state_dict")
 """What a dictionary of weights is called in another: by Lightning; by DeepSpeed (`runtime/engine.py`, `_save_checkpoint`); by
-many a script.
+scripts, of which the last is in torch's own tutorial.
 """
 _PLAIN = (str, int, float)
 _LONG_WAY = 4096

@@ -38,7 +38,7 @@ EXTRAS = tuple(
     Extra(name, re.compile(pattern), neutral)
     for name, pattern, neutral in (
         ("ema", r"(model_ema|ema(_state_dict)?|state_dict_ema)\..*", True),
-        ("optimizer", (r"((state_dict|module|model)\.)*(optimizer(_states?|_state_dict)?|lr_schedulers?|callbacks|loops)"
+        ("optimizer", (r"(((model_)?state_dict|module|model)\.)*(optimizer(_states?|_state_dict)?|lr_schedulers?|callbacks|loops)"
                       r"\..*"), True),
         ("schedule", (r"(denoiser\.sigmas|logvar|scale_factor|betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
                      r"(_prev)?|posterior_(variance|log_variance_clipped|mean_coef[12]))"), True),
