@@ -28,8 +28,8 @@ def diff(
 
     Algorithms that depend on the base weights are compared on those of `base` or, without one, on a stand-in of fixed
     random numbers: adapters that change that alike do the same. Of whole models the weights themselves are compared, by
-    their numbers and not their dtypes; of what stands beside them, a marker that one lacks and other bits of what images may
-    depend on are differences, and the rest is told. `variant` is that of each folder whose
+    their numbers and not their dtypes; of what stands beside them, a marker that one lacks, other bits of what images may
+    depend on, and another prediction (noise, velocity) where both tell theirs are differences, and the rest is told. `variant` is that of each folder whose
     weights are there in several.
     """
     with (
@@ -78,17 +78,18 @@ def _of_models(first: Source, second: Source, tolerance: float) -> dict[str, Any
     from adapterhub.operations.checkpoint import difference
     from adapterhub.operations.checkpoint.beside import beside
     from adapterhub.operations.checkpoint.markers import with_markers
+    from adapterhub.operations.checkpoint.prediction import unlike
 
     (a, _), (b, _) = (with_markers(source.adapter, source) for source in (first, second))
     found = difference.changes(a, b)
     parts = difference.components(a, b, found)
     mine, theirs = ({key for key in adapter.tensors if key.component != ASIDE} for adapter in (a, b))
     fields = _compared(difference.gaps(found), _modules(mine - theirs), _modules(theirs - mine), tolerance)
-    extras = list(beside(a, b))
+    extras, said = list(beside(a, b)), list(unlike(first, second))
     return {
         **fields,
-        "equal": fields["equal"] and not any(extra.counts for extra in extras),
-        "summary": list(difference.sentences(a, b, found, parts, ("the first", "the second"))),
+        "equal": fields["equal"] and not said and not any(extra.counts for extra in extras),
+        "summary": [*said, *difference.sentences(a, b, found, parts, ("the first", "the second"))],
         "components": parts,
         "extras_in_a": _extras(a),
         "extras_in_b": _extras(b),
