@@ -46,7 +46,7 @@ def renewed(metadata: Mapping[str, str], model: Architecture, title: str, kind: 
         fields["modelspec.architecture"] = f"{ids[0]}{ENDINGS[kind]}"
     fields.setdefault("modelspec.sai_model_spec", SPEC)
     fields.setdefault("modelspec.implementation", model.told.implementation)
-    fields.setdefault("modelspec.title", title)
+    fields.setdefault("modelspec.title", utf8(title))
     if kind is Kind.CHECKPOINT:  # a hash in front of what it covers would take gigabytes to be hashed twice
         return {name: text for name, text in fields.items() if name not in HASHED}
     if kind is not Kind.LORA:
@@ -54,6 +54,11 @@ def renewed(metadata: Mapping[str, str], model: Architecture, title: str, kind: 
     if claimed({name: text for name, text in fields.items() if name in _KOHYA}) != model.name:
         fields |= {"ss_base_model_version": model.told.base_model_version[0], "ss_v2": model.told.v2}
     return {**fields, **_HASHES}
+
+
+def utf8(name: str) -> str:
+    """What a file is called, as metadata can hold it: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def claimed(metadata: Mapping[str, str]) -> str | None:

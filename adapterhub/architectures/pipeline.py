@@ -49,10 +49,15 @@ def documents(architecture: str, components: Collection[str], variants: Collecti
     return {"model_index.json": _settings({**index, **slots, **nothing}), **files}
 
 
+def classes(architecture: str) -> list[str]:
+    """What the pipelines of an architecture are called in an index."""
+    table = _stored(architecture)
+    return [row["index"]["_class_name"] for row in (table, *table["variants"].values()) if "index" in row]
+
+
 def _table(architecture: str, variants: Collection[str]) -> Table:
     """The table of an architecture with its configurations, and what `variants` change laid over it."""
-    name = architectures.get(architecture).name
-    table = tomllib.loads((FOLDER / "pipelines" / f"{name}.toml").read_text("utf-8"))
+    name, table = architectures.get(architecture).name, _stored(architecture)
     table["configs"] = json.loads((FOLDER / "configs" / f"{name}.json").read_text("utf-8"))
     known = table.pop("variants")
     for variant in sorted(variants):
@@ -60,6 +65,11 @@ def _table(architecture: str, variants: Collection[str]) -> Table:
             raise UnknownName(f"variant of {architecture}", variant, tuple(known))
         table = _laid_over(table, known[variant])
     return table
+
+
+def _stored(architecture: str) -> Table:
+    name = architectures.get(architecture).name
+    return tomllib.loads((FOLDER / "pipelines" / f"{name}.toml").read_text("utf-8"))
 
 
 def _laid_over(below: Table, above: Mapping[str, Any]) -> Table:

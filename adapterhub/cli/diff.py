@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, base, debug
+from adapterhub.cli.options import PATH, as_json, base, debug, variant
 from adapterhub.cli.terminal import columns, counts, escape, number, paint, write, write_json
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ SHOWN = 20
 @click.argument("b", metavar="B", type=PATH)
 @as_json
 @base
+@variant
 @click.option("--tolerance", type=click.FloatRange(min=0.0), default=0.0, help="The relative error to let pass.")
 @debug
-def command(a: Path, b: Path, as_json: bool, base: Path | None, tolerance: float) -> int:
-    found = adapterhub.diff(a, b, base=base, tolerance=tolerance)
+def command(a: Path, b: Path, as_json: bool, **options: Any) -> int:
+    found = adapterhub.diff(a, b, **options)
     write_json(found) if as_json else write("\n".join(describe(found)))
     return int(not found.equal)
 

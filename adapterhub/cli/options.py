@@ -56,7 +56,7 @@ base = click.option("--base", metavar="CKPT", type=PATH, help="The model that th
 variant = click.option(
     "--variant",
     metavar="NAME",
-    help="Of a diffusers folder: its weights of that name, as fp16, where there are several.",
+    help="Of each diffusers folder that has them: its weights of that name, as fp16.",
 )
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)

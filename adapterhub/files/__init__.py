@@ -23,7 +23,7 @@ from adapterhub.files.package import (
     Package,
     Problem,
 )
-from adapterhub.files.reading import opened, read, read_folder, read_part, read_source
+from adapterhub.files.reading import has_variant, opened, read, read_folder, read_part, read_source
 from adapterhub.files.safetensors_writing import DIGEST
 from adapterhub.files.source import Address, Bytes, Elsewhere
 from adapterhub.files.targets import is_empty_folder
@@ -56,6 +56,7 @@ __all__ = [
     "cached_sha256",
     "data_sha256",
     "every_digest",
+    "has_variant",
     "is_cached",
     "is_cached_digest",
     "is_empty_folder",

@@ -85,10 +85,10 @@ def inside(folder: Path, name: str, path: Path) -> Path:
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """`…/models--x--y/blobs`, where `folder` lies in `…/models--x--y/snapshots/…`."""
+    """`…/models--x--y/blobs`, where `folder`, or what it is a link to, lies in `…/models--x--y/snapshots/…`."""
     return [
         (snapshots.parent / "blobs").resolve()
-        for snapshots in folder.absolute().parents
+        for snapshots in (*folder.absolute().parents, *folder.resolve().parents)
         if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--")
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files.folder import WEIGHTS, Folder, listed, variant_of
+from adapterhub.files.folder import INDEX, WEIGHTS, Folder, listed, variant_of
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.package import ASIDE_FILE, Problem
 
@@ -45,7 +45,8 @@ DOCUMENTS = (
 )  # fmt: skip
 """Files that say something about the weights beside them: those of cog-sdxl, and of the sd-concepts-library, come last."""
 SCHEDULER = "scheduler"
-_COMPONENT = re.compile(r"(diffusion_pytorch_model|pytorch_model|model)\.")
+_OWN = "diffusion_pytorch_model."
+_COMPONENT = re.compile(rf"({_OWN[:-1]}|pytorch_model|model)\.")
 _CODE_FIELDS = ("auto_map", "custom_pipeline")
 
 
@@ -68,7 +69,7 @@ def survey(folder: Folder, limits: Limits) -> tuple[Contents, list[Problem]]:
     raise UsageError(
         f"{folder.path} holds no adapter and no model that adapterhub reads",
         mend=f"Expected {KNOWN[0].weights[0]}{WEIGHTS[0]}, {PEFT.weights[0]}{WEIGHTS[0]}, {PIPELINE} or one file of weights; "
-        f"found: {listed(folder.files) or 'nothing'}.",
+        f"found: {listed(folder.contents) or 'nothing'}.",
     )
 
 
@@ -164,17 +165,27 @@ def _named(folder: Folder, limits: Limits) -> Collection[str]:
 
 
 def require_variant(folder: Folder, weights: Iterable[str] | None) -> None:
-    """Raises UsageError where a variant is asked for that none of the `weights` of a pipeline is of; None for what is none."""
-    if folder.variant is None:
+    """Raises UsageError where a variant must be there that none of the `weights` of a pipeline is of; None for what is none."""
+    if folder.variant is None or not folder.strict:
         return
     if weights is None:
-        raise UsageError("--variant is for the folder of a pipeline, with model_index.json",
+        raise UsageError("--variant is for the folder of a pipeline, with model_index.json, that has weights of that name",
                          mend="Leave it out, and give the file that is meant.")  # fmt: skip
     if folder.variant not in map(variant_of, weights):
-        parts = [folder.part(name) for name in COMPONENTS if name in folder.folders]
-        there = {variant_of(name) for part in parts for names in _weights_of(part) for name in names} - {""}
+        there = ", ".join(sorted(_variants(folder))) or "none"
         raise UsageError(f"{folder.path} holds no weights of the variant {folder.variant!r}",
-                         mend=f"Leave out --variant; there are: {', '.join(sorted(there)) or 'none'}.")  # fmt: skip
+                         mend=f"Leave out --variant; there are: {there}.")  # fmt: skip
+
+
+def variants_of(path: Path) -> set[str]:
+    """The variants that the weights of a pipeline are there in; none where `path` is no folder of one."""
+    folder = Folder(path)
+    return _variants(folder) if path.is_dir() and PIPELINE in folder.files else set()
+
+
+def _variants(folder: Folder) -> set[str]:
+    parts = [folder.part(name) for name in COMPONENTS if name in folder.folders]
+    return {variant_of(name) for part in parts for names in _weights_of(part) for name in names} - {""}
 
 
 def preferred(folder: Folder) -> list[str]:
@@ -183,22 +194,32 @@ def preferred(folder: Folder) -> list[str]:
     """
     found = _weights_of(folder)
     for wanted in (folder.variant, ""):
-        if there := [name for names in found for name in sorted(names, key=len) if variant_of(name) == wanted]:
+        if there := [name for names in found for name in names if variant_of(name) == wanted]:
             return there[:1]
     several = next(filter(None, found), [])
     choices = " or ".join(f"--variant {name}" for name in sorted({variant_of(name) for name in several}))
     return folder.at_most_one(
-        several, f"convert, merge, inspect and validate take {choices}; else give one of these files."
+        several,
+        f"convert, diff, extract, inspect, merge, plot and validate take {choices}; else give one of these files.",
     )
 
 
 def _weights_of(folder: Folder) -> list[list[str]]:
-    """The weights of one component by their endings, as in WEIGHTS."""
-    return [[name for name in folder.models({suffix}) if _COMPONENT.match(name)] for suffix in WEIGHTS]
+    """The weights of one component by their endings, as in WEIGHTS, in the order in which they are looked for."""
+    return [sorted(filter(_COMPONENT.match, folder.models({suffix})), key=_turn) for suffix in WEIGHTS]
+
+
+def _turn(name: str) -> tuple[bool, bool, int]:
+    """When weights are looked for: diffusers, whose weights have a name of their own, takes shards before one file, and
+    transformers one file before shards. Source: `modeling_utils.py` of both (`from_pretrained`).
+    """
+    is_own, is_whole = name.startswith(_OWN), INDEX.search(name) is None
+    return not is_own, is_own is is_whole, len(name)
 
 
 def _lone(folder: Folder, limits: Limits) -> Contents | None:
-    found = next(filter(None, map(folder.models, LONE)), [])
+    every = ([name for name in folder.models(endings) if name != ASIDE_FILE] for endings in LONE)
+    found = next(filter(None, every), [])
     return Contents(folder.at_most_one(found), _documents(folder), whole=False) if found else None
 
 

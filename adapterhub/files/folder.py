@@ -36,9 +36,13 @@ class Listing:
     problems: list[Problem] = field(default_factory=list)
 
     def sort_in(self, entry: os.DirEntry[str]) -> None:
-        """Takes in what was found."""
+        """Takes in what was found. OSError where the folder may be listed and not entered."""
         try:
             mode = entry.stat().st_mode
+        except PermissionError:
+            if not entry.is_symlink():
+                raise
+            mode = 0
         except OSError:  # a link to nothing, or in circles
             mode = 0
         if stat.S_ISREG(mode):
@@ -52,11 +56,11 @@ class Listing:
 class Folder:
     """A folder, listed when that is asked for; only regular files and links to such are in `files`, and what is neither file nor
     folder in `problems`. A folder that is not on this disk has its own `_listed`, `source`, `holds` and `part`. `variant` is
-    the one that is asked for where weights are there in several.
+    the one that is asked for where weights are there in several; if `strict`, a folder without it is refused.
     """
 
-    def __init__(self, path: Path, variant: str | None = None) -> None:
-        self.path, self.variant = path, variant
+    def __init__(self, path: Path, variant: str | None = None, *, strict: bool = True) -> None:
+        self.path, self.variant, self.strict = path, variant, strict
 
     @property
     def files(self) -> set[str]:
@@ -67,6 +71,11 @@ class Folder:
     def folders(self) -> list[str]:
         """The names of its folders, in order."""
         return self._listing.folders
+
+    @property
+    def contents(self) -> list[str]:
+        """The names of its files, and of its folders with a slash."""
+        return [*self.files, *(f"{name}/" for name in self.folders)]
 
     @property
     def problems(self) -> list[Problem]:
@@ -86,7 +95,7 @@ class Folder:
 
     def part(self, name: str) -> Folder:
         """The folder `name` in it; itself without a name."""
-        return Folder(self.path / name, self.variant) if name else self
+        return Folder(self.path / name, self.variant, strict=self.strict) if name else self
 
     def source(self, name: str, by: Path | None = None) -> Source:
         """The file `name`, open, to which `by` (an index; the folder) refers. MalformedFile where it does not lie within."""
@@ -122,7 +131,7 @@ class Folder:
         """The refusal of a folder that lacks `name`, in its part `part`."""
         return MalformedFile(
             self.path, "missing-file", f"{name} is missing",
-            mend=f"Get it too, or give a single file. Beside it lie: {listed(part.files) or 'no files'}.",
+            mend=f"Get it too, or give a single file. Beside it lie: {listed(part.contents) or 'no files'}.",
         )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ class Package:
     """What was read from `path`, or what is to be written.
 
     `files` and `paths` are keyed by relative file name; the shards of one model are one File, and each has its path.
-    `size` counts the bytes on disk of all tensor files; `variant` is what was asked for of a folder.
+    `size` counts the bytes on disk of all tensor files; `variant` is what was asked for, of whatever folders are read.
     """
 
     path: Path | None

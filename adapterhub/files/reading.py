@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.files.containers import Opened, closing_on_error, open_source
-from adapterhub.files.directories import read_documents, require_variant, survey
+from adapterhub.files.directories import read_documents, require_variant, survey, variants_of
 from adapterhub.files.folder import INDEX, Folder
 from adapterhub.files.limits import LIMITS, Limits
 from adapterhub.files.opened import is_index, open_model, open_part
@@ -17,21 +17,22 @@ from adapterhub.files.package import DIRECTORY, SHARDED, Package, Problem
 from adapterhub.files.source import Elsewhere, Range, Source
 
 
-def read(path: Path, *, limits: Limits = LIMITS, variant: str | None = None) -> Package:
+def read(path: Path, *, limits: Limits = LIMITS, variant: str | None = None, strict: bool = True) -> Package:
     """The package at `path`: a safetensors or torch file, a picture with an embedding in it, an index of shards (`.json`),
-    or a folder that holds one or several of these, a pipeline perhaps in the `variant` that is asked for.
+    or a folder that holds one or several of these, a pipeline perhaps in the `variant` that is asked for; unless `strict`, what has
+    none is read as it is.
 
     Content decides what a file is; its name only forbids: what is called `.safetensors` is never read as a pickle.
     Raises UsageError where nothing or too much fits, MalformedFile for what breaks a rule, MachineFailure where the
     system refuses.
     """
     path = Path(path)
-    folder = Folder(path, variant)
+    folder = Folder(path, variant, strict=strict)
     if os.path.isdir(path):
         return read_folder(folder, limits=limits)
     require_variant(folder, None)
     opened = open_model(path, limits)
-    return _package(path, _container(path.name, opened), {path.name: opened})
+    return replace(_package(path, _container(path.name, opened), {path.name: opened}), variant=variant)
 
 
 def read_folder(folder: Folder, *, limits: Limits = LIMITS) -> Package:
@@ -90,9 +91,14 @@ SMALL = 16
 """Bytes of a tensor that is a number: an alpha, a scale."""
 
 
-def opened(given: Path | str | Package, variant: str | None = None) -> Package:
+def opened(given: Path | str | Package, variant: str | None = None, *, strict: bool = True) -> Package:
     """What was opened already, or what lies at a path."""
-    return given if isinstance(given, Package) else read(Path(given), variant=variant)
+    return given if isinstance(given, Package) else read(Path(given), variant=variant, strict=strict)
+
+
+def has_variant(variant: str | None, *paths: Path | str | None) -> bool:
+    """Whether any of the folders at `paths` has weights of the variant."""
+    return variant is not None and any(variant in variants_of(Path(path)) for path in paths if path is not None)
 
 
 def _package(

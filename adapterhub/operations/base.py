@@ -100,17 +100,22 @@ def _measured(tensors: Roles) -> Extent:
 
 @contextmanager
 def base_of(
-    path: Path | None, architecture: str, also: Collection[str] = (), *, whatever: bool = False
+    path: Path | None,
+    architecture: str,
+    also: Collection[str] = (),
+    *,
+    variant: str | None = None,
+    whatever: bool = False,
 ) -> Iterator[Base]:
-    """The base at `path` for an adapter of `architecture`; an empty one without a path. NotAnAdapter for a model of another,
-    unless the adapter fits that `also`, or `whatever` it is will do.
+    """The base at `path`, in the `variant` if it has that, for an adapter of `architecture`; an empty one without a path.
+    NotAnAdapter for a model of another, unless the adapter fits that `also`, or `whatever` it is will do.
     """
     if path is None:
         yield Base(architecture, {})
         return
     if not architecture:
         raise UsageError("nothing in the file says which model it is for", mend="Say it: --architecture NAME.")
-    with files.read(path) as package:
+    with files.read(path, variant=variant, strict=False) as package:
         if not whatever:
             _require_same_model(package, (architecture, *also))
         yield Base(architecture, weights_of(package, architecture))

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from adapterhub import files
 from adapterhub.documents import Conversion
 from adapterhub.files import cached_sha256
 from adapterhub.operations import work
@@ -55,9 +56,9 @@ def convert(
     LoRAs: `as_algorithm` ("lora", "full") changes what a module is made of, with `rank` for an approximation;
     `extract_embeddings` writes the embeddings that travel in the file, and nothing else. Embeddings: `token` renames, `image`
     is the picture that an `a1111-image` is written onto. Hypernetworks: into a layout of LoRAs they are folded for `base`,
-    and `fit` allows a least-squares fit of those that are not linear. Whole models: `variant` is that of a folder whose weights
-    are there in several, else see `WholeArguments`. For all: `dtype` ("fp32", "fp16", "bf16") casts; `base` is the model whose
-    weights the result depends on.
+    and `fit` allows a least-squares fit of those that are not linear. Whole models: see `WholeArguments`. For all:
+    `dtype` ("fp32", "fp16", "bf16") casts; `base` is the model whose weights the result depends on; `variant` is that of each
+    folder that has its weights in several.
 
     With `dry_run` nothing is written; without `check` nothing is read twice: neither the error nor whole-file digests are
     known; without `digests` the error alone is. Raises what `adapterhub.errors` lists.
@@ -65,7 +66,8 @@ def convert(
     wish = Wish(source=Path(source), target=str(target), to=to, for_tool=for_tool, algorithm=as_algorithm, rank=rank, dtype=dtype,
                 token=token, image=_path(image), extract_embeddings=extract_embeddings, fit=fit, allow_loss=allow_loss,
                 force=force, whole=whole_options(whole))  # fmt: skip
-    opening = partial(open_adapter, wish.source, architecture=architecture, variant=variant, allow_loss=allow_loss)
+    opening = partial(open_adapter, wish.source, architecture=architecture, variant=variant, allow_loss=allow_loss,
+                      strict=not files.has_variant(variant, base, wish.whole.vae))  # fmt: skip
     return _carried_out(wish, _path(base), opening, dry_run=dry_run, check=check, digests=digests and check)
 
 
@@ -82,7 +84,7 @@ def _carried_out(
     wish.check()
     with (
         opening() as opened,
-        base_of(base, opened.adapter.architecture, opened.identity.also) as weights,
+        base_of(base, opened.adapter.architecture, opened.identity.also, variant=opened.package.variant) as weights,
     ):
         kind, request = wish.met(opened.identity.kind, opened.layout)
         made = work.of(kind).make(opened, request, weights)

@@ -24,7 +24,7 @@ from adapterhub.operations.proof import Proof
 from adapterhub.operations.recipe import written_into
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.wish import Wish
-from adapterhub.operations.work import NO_LOSS, Made
+from adapterhub.operations.work import NO_LOSS, SAME_IDS, Made
 
 _BUFFERS = 16 << 20
 """Bytes of memory that writing takes."""
@@ -165,4 +165,5 @@ def _exactness(made: Made, gap: Gap | None) -> Exactness:
     differs = gap is not None and gap.max_abs > 0
     if (actions <= _SAME_NUMBERS and not differs) or (gap is not None and gap.max_abs == 0.0 and not made.error):
         return "bit-exact"
-    return "approximate" if made.approximate or "cast" in actions else "exact"
+    rounded = any(entry.action == "cast" and entry.reason != SAME_IDS for entry in made.entries)
+    return "approximate" if made.approximate or rounded else "exact"

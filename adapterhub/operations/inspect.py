@@ -38,12 +38,12 @@ def inspect(
 
     `hash` adds the fingerprint and every digest that people quote, which reads the whole file; `tensors` lists all keys.
     `spectrum` measures what a LoRA does to each weight, in relation to the weights of `base` if that is given. `variant` is
-    that of a pipeline's folder whose weights are there in several.
+    that of each pipeline's folder whose weights are there in several.
     A well-formed file that is no adapter is kind `unknown`; a malformed one raises MalformedFile.
     """
     if base is not None and not spectrum:
         raise UsageError("a base is only compared with where a spectrum is asked for", mend="Add --spectrum.")
-    with files.opened(path, variant) as package:
+    with files.opened(path, variant, strict=not files.has_variant(variant, base)) as package:
         identity = layouts.identify(package)
         reading, broken = decoded(package, identity)
         fields: dict[str, Any] = {"metadata": _metadata(package)}
@@ -57,7 +57,7 @@ def inspect(
             fields |= told
             problems += odd
         if spectrum and reading is not None and reading.kind is Kind.LORA:
-            fields["spectrum"] = _spectrum(reading, base, identity)
+            fields["spectrum"] = _spectrum(reading, base, variant, identity)
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(
@@ -100,11 +100,12 @@ def _listing(package: Package, reading: Reading | None) -> list[ListedTensor]:
     return listed
 
 
-def _spectrum(reading: Reading, base: Path | str | None, identity: Identity) -> Audit:
+def _spectrum(reading: Reading, base: Path | str | None, variant: str | None, identity: Identity) -> Audit:
     from adapterhub.operations.base import base_of
     from adapterhub.operations.lora.spectrum import audit
 
-    with base_of(None if base is None else Path(base), reading.adapter.architecture, identity.also) as weights:
+    path = None if base is None else Path(base)
+    with base_of(path, reading.adapter.architecture, identity.also, variant=variant) as weights:
         return audit(reading.adapter, weights)
 
 

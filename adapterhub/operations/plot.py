@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from adapterhub import files
 from adapterhub.adapter import Kind, Module, Role
 from adapterhub.documents.inspection import HeatMap, Unmeasured
 from adapterhub.errors import RefusedInput, UsageError
@@ -51,10 +52,11 @@ class _Part(NamedTuple):
 
 def plot(
     path: Path | str, target: Path | str, *, base: Path | str | None = None, architecture: str | None = None,
-    force: bool = False,
+    variant: str | None = None, force: bool = False,
 ) -> HeatMap:  # fmt: skip
     """Draws ‖ΔW‖ / ‖W‖ of the LoRA at `path` on the weights of `base`, or ‖ΔW‖ / √elements without one, into the PNG
-    `target`; of a whole model what it changed in `base`. Modules of one kind in one block count together.
+    `target`; of a whole model what it changed in `base`. Modules of one kind in one block count together. `variant`
+    is that of each folder whose weights are there in several.
 
     Raises OutputExists unless `force`, UsageError for another suffix than .png and without matplotlib (the extra `plot`).
     """
@@ -63,7 +65,13 @@ def plot(
     if target.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{target}: what is drawn is a PNG", mend="Give -o a name with .png.")
     unmeasured: list[Unmeasured] = []
-    with open_adapter(source, kinds=(Kind.LORA, Kind.CHECKPOINT), architecture=architecture) as opened:
+    with open_adapter(
+        source,
+        kinds=(Kind.LORA, Kind.CHECKPOINT),
+        architecture=architecture,
+        variant=variant,
+        strict=not files.has_variant(variant, base),
+    ) as opened:
         parts = _PARTS[opened.adapter.kind](opened, other, unmeasured)
         rows, columns, values = _table(parts, opened.adapter.architecture)
     if not rows:
@@ -80,7 +88,7 @@ def plot(
 def _of_lora(opened: Source, base: Path | None, unmeasured: list[Unmeasured]) -> Iterator[_Part]:
     from adapterhub.operations.lora.spectrum import strengths
 
-    with base_of(base, opened.adapter.architecture, opened.identity.also) as weights:
+    with base_of(base, opened.adapter.architecture, opened.identity.also, variant=opened.package.variant) as weights:
         for found in strengths(opened.adapter, weights, unmeasured.append):
             moved = found.change.norm**2
             if base is None:
@@ -96,7 +104,7 @@ def _of_model(opened: Source, base: Path | None, unmeasured: list[Unmeasured]) -
 
     if base is None:
         raise UsageError("of a whole model its change is drawn, and that takes another", mend="Add --base.")
-    with open_adapter(base, kinds=(Kind.CHECKPOINT,)) as other:
+    with open_adapter(base, variant=opened.package.variant, strict=False, kinds=(Kind.CHECKPOINT,)) as other:
         if other.adapter.architecture != opened.adapter.architecture:
             raise other_model(other.adapter.architecture, opened.adapter.architecture)
         for key, change in changes(other.adapter, opened.adapter).items():

@@ -75,7 +75,7 @@ class Making:
         if not self.checked:
             return Ingredient(name=name)
         try:
-            with files.read(path, variant=self._variant(path)) as package:
+            with files.read(path, variant=self._variant(), strict=False) as package:
                 hashed = self.told or package.size <= HASHED
                 marked = package.size <= MARKED
                 if draft:
@@ -88,10 +88,10 @@ class Making:
             digest = (DIGEST if draft else files.sha256(path)) if path.is_file() else None
             return Ingredient(name=name, sha256=digest)
 
-    def _variant(self, path: Path) -> str | None:
-        """The variant of a folder that was asked for: that of the first input, the source."""
+    def _variant(self) -> str | None:
+        """The variant that was asked for, of whatever folder has it."""
         asked = self.parameters.get("variant")
-        return asked if isinstance(asked, str) and path == self.inputs[0] else None
+        return asked if isinstance(asked, str) else None
 
 
 def _fingerprint(package: Package) -> str:

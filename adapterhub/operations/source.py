@@ -55,14 +55,15 @@ def open_adapter(
     *,
     architecture: str | None = None,
     variant: str | None = None,
+    strict: bool = True,
     allow_loss: bool = False,
     kinds: Collection[Kind] = layouts.KINDS,
     forgiven: Collection[str] = (),
 ) -> Iterator[Source]:
-    """The adapter at a path or in an opened package, of one of `kinds`; a file that changes while it is open is refused at
+    """The adapter at a path (see `files.read`) or in an opened package, of one of `kinds`; a file that changes while it is open is refused at
     the end. Problems whose code is in `forgiven` do not count: who opens it mends them.
     """
-    with files.opened(given, variant) as package:
+    with files.opened(given, variant, strict=strict) as package:
         identity = layouts.identify(package, architecture=architecture)
         reading = identity.decode(package)
         if reading is None or identity.kind not in kinds:

@@ -25,15 +25,15 @@ def validate(
     Every value is read, one tensor at a time; of a file of no kind only the container is checked. With `base`, each module
     of an adapter must be there in a fitting shape, and what depends on its weights must come out finite; torch is imported
     for that, and where a change may be beyond float16. A whole model is compared with `base`: `descent` says how far it
-    moved from there. `variant` is that of a pipeline's folder whose weights are there in several. A malformed file raises
+    moved from there. `variant` is that of each pipeline's folder whose weights are there in several. A malformed file raises
     MalformedFile. Without `values` only the header is looked at, and a warning says so.
     """
     origin = Path(base) if base is not None else None
-    with files.opened(path, variant) as package:
+    with files.opened(path, variant, strict=not files.has_variant(variant, base)) as package:
         identity = layouts.identify(package)
         reading, problems = decoded(package, identity)
         problems += _problems(package, identity, reading, None if identity.kind is Kind.CHECKPOINT else origin, values)
-        descent, found = _descent(reading, origin if values else None)
+        descent, found = _descent(reading, origin if values else None, variant)
         problems += found
         package.ensure_unchanged()
     problems = grouped(sorted(problems, key=lambda problem: problem.severity != "error"))
@@ -66,10 +66,10 @@ def _problems(
                       "Get the file with adapterhub pull, and validate that.")  # fmt: skip
 
 
-def _descent(reading: Reading | None, base: Path | None) -> tuple[Descent | None, list[Problem]]:
+def _descent(reading: Reading | None, base: Path | None, variant: str | None) -> tuple[Descent | None, list[Problem]]:
     """Of a whole model: whether it descends from the base."""
     if reading is None or base is None or reading.kind is not Kind.CHECKPOINT:
         return None, []
     from adapterhub.operations.checkpoint.descent import descent
 
-    return descent(reading.adapter, base)
+    return descent(reading.adapter, base, variant)

@@ -33,6 +33,8 @@ NO_LOSS = frozenset(
     {NOT_ASKED_FOR, UNWANTED, PRUNED, AVERAGED, OTHER_VAE, MADE_ANEW, UNCHECKED, BESIDE, SAME_IN_BOTH, NOT_EXTRACTED}
 )
 """Why a tensor is dropped that nobody will miss."""
+SAME_IDS = "to I64: the same position ids 0, 1, 2 …"
+"""Why something was cast that is the same numbers."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ CHANGED = [
     ("sdxl", ["inpainting"], {"in_channels": 9}),
     ("sdxl", ["instruct-pix2pix"], {"in_channels": 8}),
     ("sdxl", ["zero-snr"], {}),
+    ("sdxl-refiner", ["inpainting"], {"in_channels": 9}),
+    ("sdxl-refiner", ["instruct-pix2pix"], {"in_channels": 8}),
 ]  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def test_a_component_without_weights_is_null_with_its_tokenizer_and_has_no_files
     [
         ("sd9", ["unet"], [], "architecture", "sd9"),
         ("sd1", ["unet", "text_encoder_2"], [], "component of sd1", "text_encoder_2"),
-        ("sdxl-refiner", ["unet"], ["inpainting"], "variant of sdxl-refiner", "inpainting"),
+        ("sdxl-refiner", ["unet"], ["zero-snr"], "variant of sdxl-refiner", "zero-snr"),
     ],
 )
 def test_an_unknown_name_is_refused(

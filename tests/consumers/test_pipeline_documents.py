@@ -49,6 +49,7 @@ PIPELINES = [
     ("sdxl", ["inpainting"], "StableDiffusionXLInpaintPipeline", {**SIZE, "image": RED, "mask_image": ALL}),
     ("sdxl", ["instruct-pix2pix"], "StableDiffusionXLInstructPix2PixPipeline", {**SIZE, "image": RED}),
     ("sdxl-refiner", [], "StableDiffusionXLImg2ImgPipeline", {"image": RED, "strength": 1.0}),
+    ("sdxl-refiner", ["inpainting"], "StableDiffusionXLInpaintPipeline", {**SIZE, "image": RED, "mask_image": ALL}),
 ]  # fmt: skip
 
 
@@ -238,6 +239,12 @@ def test_a_folder_opens_and_samples_and_is_saved_as_we_wrote_it(
             assert settings(ours).items() <= settings(theirs).items()
     index = json.loads((tmp_path / "theirs" / "model_index.json").read_text("utf-8"))
     assert settings(index) == settings(json.loads((folder / "model_index.json").read_text("utf-8")))
+
+
+def test_a_refiner_that_edits_opens_as_such(tmp_path: Path) -> None:
+    """This pipeline of diffusers counts six numbers, and a refiner takes five: it does not sample."""
+    opened = diffusers.DiffusionPipeline.from_pretrained(folder_of(tmp_path, "sdxl-refiner", ["instruct-pix2pix"]))
+    assert (type(opened).__name__, opened.unet.config.in_channels) == ("StableDiffusionXLInstructPix2PixPipeline", 8)
 
 
 def settings(document: Documents) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from adapterhub import files
-from adapterhub.errors import MalformedFile, UsageError
-from adapterhub.files import File, Package
+from adapterhub.errors import MachineFailure, MalformedFile, UsageError
+from adapterhub.files import ASIDE_FILE, File, Package
 from adapterhub.tensors import from_bytes
 
 
@@ -110,6 +110,10 @@ UNCLEAR = {
     ),
     "nothing": ((), "found: nothing"),
     "other things": (("notes.json", "weights.npy"), "found: 'notes.json', 'weights.npy'"),
+    "a pipeline without its index": (
+        (f"{UNET}.safetensors", f"{CLIP}.safetensors", ASIDE_FILE),
+        f"(?s)Expected .*, model_index.json or .*; found: '{ASIDE_FILE}', 'text_encoder/', 'unet/'",
+    ),
 }  # fmt: skip
 
 
@@ -148,6 +152,17 @@ def test_what_is_neither_file_nor_folder_is_skipped_with_a_warning_and_never_ope
         assert [(problem.code, problem.where) for problem in package.problems] == [
             ("skipped", "a.safetensors"), ("skipped", "b.safetensors"), ("skipped", "c.safetensors"),
         ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_be_listed_and_not_entered_lacks_nothing(tmp_path: Path) -> None:
+    lay(tmp_path, "model_index.json", f"{UNET}.safetensors")
+    (tmp_path / "unet").chmod(0o444)
+    try:
+        with pytest.raises(MachineFailure, match="unet: Permission denied"):
+            files.read(tmp_path)
+    finally:
+        (tmp_path / "unet").chmod(0o755)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "C:x", "a/../../x"])

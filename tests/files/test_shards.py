@@ -139,7 +139,8 @@ def test_links_within_the_folder_and_those_of_the_hub_cache_are_followed(tmp_pat
     index(blobs, GOOD, total_size=12).rename(blobs / "3")
     for name, blob in ((FIRST, "1"), (SECOND, "2"), (INDEX, "3")):
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
-    for path in (snapshot, snapshot / INDEX):
+    (tmp_path / "link").symlink_to(snapshot)
+    for path in (snapshot, snapshot / INDEX, tmp_path / "link", tmp_path / "link" / INDEX, blobs / "../snapshots/abc"):
         with files.read(path) as package:
             assert sorted(package.only.tensors) == ["a", "b", "c"]
 

@@ -159,6 +159,23 @@ def test_the_weights_are_found_in_state_dict_and_tensors_beside_it_are_warned_of
         assert package.only.tree["optimizer"][0]["state"][0].shape == (5,)
 
 
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
+def test_the_weights_are_found_in_what_other_trainers_call_them(tmp_path: Path, name: str) -> None:
+    """DeepSpeed `runtime/engine.py` (`_save_checkpoint`) says module; scripts say model."""
+    state = {"a": torch.zeros(2), "b.c": torch.ones(1)}
+    value = {name: state, "optimizer": [torch.zeros(5)], "step": 7}
+    with files.read(save(value, tmp_path / "x.ckpt")) as package:
+        assert list(package.only.tensors) == ["a", "b.c"]
+        assert list(package.only.beside) == ["optimizer.0"]
+        assert package.only.metadata == {"step": "7"}
+        assert [(p.where, p.message[:9]) for p in package.problems] == [(name, "1 tensors")]
+    with files.read(save({"state_dict": {"x": torch.zeros(1)}, **value}, tmp_path / "x.ckpt")) as package:
+        assert list(package.only.tensors) == ["x"]
+    for other in ({name: "a text"}, {name: {"part": state}}, {name: torch.ones(2)}):
+        with files.read(save({**other, "y": torch.zeros(1)}, tmp_path / "x.ckpt")) as package:
+            assert "y" in package.only.tensors
+
+
 def test_other_structures_are_named_by_the_way_to_their_tensors(tmp_path: Path) -> None:
     with files.read(save({768: [torch.zeros(1), {"linear.weight": torch.ones(2)}]}, tmp_path / "x.pt")) as package:
         assert list(package.only.tensors) == ["768.0", "768.1.linear.weight"]

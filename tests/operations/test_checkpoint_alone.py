@@ -7,7 +7,8 @@ import json
 import pytest
 
 import adapterhub
-from tests.operations.checkpoint_files import document, folder_of, saved, weights
+from adapterhub import architectures
+from tests.operations.checkpoint_files import POSITIONS, content, document, folder_of, positions, saved, weights
 
 OWN = {"unet": {"sample_size": 96}, "vae": {"scaling_factor": 0.5}, "text_encoder": {"hidden_act": "gelu"}}
 
@@ -68,3 +69,30 @@ def test_the_folder_of_another_model_is_taken_where_its_architecture_is_said(tmp
     assert "Say --architecture sd2 or sdxl or sdxl-refiner if it is of that, or leave --config out." in refused.err
     assert cli(*asked, "--architecture", "sdxl").status == 0
     assert document(tmp_path / "out", "config.json") == document(folder / "vae", "config.json")
+
+
+@pytest.mark.parametrize(("name", "part", "taken"), [
+    ("sdxl", "text_encoder", "sdxl"), ("sdxl-refiner", "text_encoder_2", "sdxl-refiner"), ("sd1", "text_encoder", "sd1"),
+])  # fmt: skip
+def test_a_component_alone_comes_back_from_a_folder_under_the_names_of_its_model(name, part, taken, tmp_path):
+    prefix = architectures.get(name).parts[part].prefix
+    ids = positions(name) if name in POSITIONS else {}
+    own = {**{place: tensor for place, tensor in weights(name).items() if place.startswith(prefix)}, **ids}
+    source = saved(tmp_path / "text.safetensors", own)
+    adapterhub.convert(source, tmp_path / "folder", to="diffusers")
+    told = adapterhub.inspect(tmp_path / "folder")
+    assert told.architecture == taken
+    ambiguous = [problem.message for problem in told.problems if problem.code == "ambiguous-architecture"]
+    assert ambiguous == (["the weights are those of sd2 as well; taken as sd1"] if name == "sd1" else [])
+    adapterhub.convert(tmp_path / "folder", tmp_path / "again.safetensors", to="single-file")
+    assert content(tmp_path / "again.safetensors") == content(source)
+
+
+def test_an_index_of_no_pipeline_of_its_architectures_tells_nothing(tmp_path):
+    prefix = architectures.get("sdxl").parts["text_encoder"].prefix
+    own = {place: tensor for place, tensor in weights("sdxl").items() if place.startswith(prefix)}
+    adapterhub.convert(saved(tmp_path / "text.safetensors", own), tmp_path / "folder", to="diffusers")
+    index = document(tmp_path / "folder", "model_index.json")
+    for name in ("FluxPipeline", ["StableDiffusionXLPipeline"], None):
+        (tmp_path / "folder/model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+        assert adapterhub.inspect(tmp_path / "folder").architecture == "sd1"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import adapterhub
 from adapterhub import architectures
@@ -25,6 +27,7 @@ from tests.operations.checkpoint_files import (
     unused_text,
     weights,
 )
+from tests.operations.merge_files import lora
 
 VAE = "first_stage_model."
 TINY = ("warning", "other-widths")
@@ -77,6 +80,24 @@ def test_a_step_that_is_a_tensor_beside_the_weights_hides_no_model(tmp_path):
     assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"training": 1})
 
 
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
+def test_a_lora_in_what_a_trainer_calls_its_model_is_a_lora(name, tmp_path):
+    state = {key: torch.from_numpy(tensor) for key, tensor in load_file(lora(tmp_path / "a.safetensors")).items()}
+    torch.save({name: state, "optimizer": {"state": {0: torch.ones(2)}}}, tmp_path / "last.pt")
+    told, plain = adapterhub.inspect(tmp_path / "last.pt"), adapterhub.inspect(tmp_path / "a.safetensors")
+    assert (told.kind, told.layout, told.architecture, told.algorithms) == (plain.kind, plain.layout, plain.architecture, plain.algorithms)  # fmt: skip
+    assert adapterhub.diff(tmp_path / "last.pt", tmp_path / "a.safetensors").equal
+    assert not [problem for problem in told.problems if problem.severity == "error"]
+
+
+@pytest.mark.parametrize("name", ["model", "module", "model_state_dict"])
+def test_what_stands_beside_a_model_is_counted_whatever_its_wrapper_is_called(name, tmp_path):
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
+    torch.save({name: {name: state, "optimizer": [torch.ones(2)]}, "optimizer": [torch.ones(2)]}, tmp_path / "a.ckpt")
+    told = adapterhub.inspect(tmp_path / "a.ckpt")
+    assert (told.architecture, told.tensors, told.extras) == ("sd1", 1130, {"optimizer": 2})
+
+
 @pytest.mark.parametrize("asked", [{"to": "single-file"}, {"to": "diffusers"}, {"prune": True}], ids=str)
 def test_every_tensor_of_an_optimizer_stands_in_the_ledger(asked, tmp_path):
     state = {name: torch.from_numpy(tensor) for name, tensor in weights("sd1").items()}
@@ -90,10 +111,13 @@ def test_every_tensor_of_an_optimizer_stands_in_the_ledger(asked, tmp_path):
 
 
 @pytest.mark.parametrize(("channels", "variant"), [(4, None), (9, "inpainting"), (8, "instruct-pix2pix")])
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", architectures.NAMES)
 def test_the_channels_of_the_input_tell_the_variant(name, channels, variant, tmp_path):
     path = saved(tmp_path / "model.safetensors", weights(name, "f2", channels))
     assert (adapterhub.inspect(path).architecture, adapterhub.inspect(path).variant) == (name, variant)
+    adapterhub.convert(path, tmp_path / "out", to="diffusers")
+    assert adapterhub.inspect(tmp_path / "out").variant == variant
+    assert json.loads((tmp_path / "out/unet/config.json").read_text())["in_channels"] == channels
 
 
 def test_a_marker_tells_that_the_model_predicts_velocity(tmp_path):

@@ -191,6 +191,28 @@ def test_position_ids_of_another_dtype_are_mended_and_that_is_told(dtype, called
     assert (entry.action, entry.reason) == ("cast", f"{called} to I64: position ids are 0, 1, 2 …")
 
 
+@pytest.mark.parametrize("dtype", ["i4", "i2", "u1", "f2", "f4", "f8"])
+@pytest.mark.parametrize("to", ["single-file", "diffusers"])
+def test_position_ids_are_the_same_numbers_in_another_dtype(dtype, to, tmp_path):
+    source = saved(tmp_path / "model.safetensors", {**weights("sd1"), **positions("sd1", dtype)})
+    done = adapterhub.convert(source, tmp_path / "out", to=to)
+    (entry,) = [entry for entry in done.entries if entry.action == "cast"]
+    assert (entry.source, entry.reason) == (list(positions("sd1")), "to I64: the same position ids 0, 1, 2 …")
+    assert done.exactness == "exact"
+
+
+@pytest.mark.parametrize("dtype", ["f2", "i4", "i8"])
+def test_position_ids_that_are_not_written_are_not_said_to_be(dtype, tmp_path):
+    damaged = {name: ids[:, ::-1] for name, ids in positions("sd1", dtype).items()}
+    source = saved(tmp_path / "model.safetensors", {**weights("sd1"), **damaged, "model_ema.decay": np.ones(1, "f4")})
+    for to in ("single-file", "diffusers"):
+        done = adapterhub.convert(source, tmp_path / to, to=to, only="unet")
+        mends = {problem.code: problem.mend for problem in done.problems}
+        assert mends["leftovers"] == "They were left out."
+        assert mends.get("position-ids", "They were left out.") == "They were left out."
+    assert ("position-ids" in mends) == (dtype != "i8")
+
+
 def test_position_ids_that_are_damaged_whole_numbers_are_told_and_mended(tmp_path):
     (name,) = sound = positions("sd1")
     source = saved(tmp_path / "model.safetensors", {**weights("sd1"), name: np.maximum(sound[name], 1)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -135,3 +137,25 @@ def test_a_merge_leaves_what_the_base_itself_says(tmp_path):
     base.with_suffix(".yaml").write_text('    parameterization: "v"\n')
     adapterhub.merge(base, [lora(tmp_path / "lora.safetensors")], tmp_path / "out.safetensors")
     assert adapterhub.inspect(tmp_path / "out.safetensors").metadata["modelspec.prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+def test_models_that_are_said_to_predict_something_else_are_not_the_same(name, tmp_path):
+    scheduler, untold = "scheduler/scheduler_config.json", saved(tmp_path / "untold.safetensors", weights(name))
+    for predicts in ("epsilon", "v_prediction"):
+        folder = tmp_path / predicts
+        adapterhub.convert(untold, folder, to="diffusers")
+        (folder / scheduler).write_text(json.dumps(document(folder, scheduler) | {"prediction_type": predicts}))
+        adapterhub.convert(folder, tmp_path / f"{predicts}.safetensors", to="single-file")
+    noise, velocity = tmp_path / "epsilon", tmp_path / "v_prediction"
+    for a in (noise, noise.with_suffix(".safetensors")):
+        for b in (velocity, velocity.with_suffix(".safetensors")):
+            found = adapterhub.diff(a, b)
+            assert (found.equal, found.summary[0]) == (
+                False,
+                "The first is said to predict noise, the second velocity.",
+            )
+            assert adapterhub.diff(b, a).summary[0] == "The first is said to predict velocity, the second noise."
+    assert adapterhub.diff(noise, noise.with_suffix(".safetensors")).equal
+    assert adapterhub.diff(untold, noise).equal
+    assert name == "sdxl" or adapterhub.diff(untold, velocity).equal

@@ -49,11 +49,13 @@ def test_the_variant_that_is_asked_for_is_taken_and_plain_weights_where_there_is
     assert adapterhub.validate(folder, variant=variant).valid
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "validate", "merge"])
+@pytest.mark.parametrize("command", ["convert", "inspect", "validate", "merge", "diff", "extract", "plot"])
 def test_weights_in_several_variants_are_a_question_that_can_be_answered(folder, tmp_path, cli, sd1_lora, command):
-    asked = {"convert": ["-o", tmp_path / "out", "--prune"], "merge": [sd1_lora, "-o", tmp_path / "out"]}.get(
-        command, []
-    )
+    out, model = tmp_path / "out", tmp_path / "model.safetensors"
+    asked = {
+        "convert": ["-o", out, "--prune"], "merge": [sd1_lora, "-o", out], "diff": [model],
+        "extract": [model, "-o", out, "--rank", 1], "plot": ["-o", out, "--base", model],
+    }.get(command, [])  # fmt: skip
     for wrong in ([], ["--variant", "bf16"]):
         done = cli(command, folder, *asked, *wrong)
         assert (done.status, (tmp_path / "out").exists()) == (2, False)
@@ -73,6 +75,41 @@ def test_a_variant_of_what_is_no_pipeline_is_wrong_usage(folder, tmp_path, cli, 
         done = cli(command, path, "--variant", "fp16", *asked)
         assert (done.status, (tmp_path / "out.safetensors").exists()) == (2, False)
         assert "--variant is for the folder of a pipeline" in done.err
+
+
+def test_the_variant_is_that_of_every_folder_that_has_it(folder, tmp_path, cli, sd1_lora):
+    """diffusers looks for a variant in each component, and takes plain weights where there is none."""
+    model, halves = tmp_path / "model.safetensors", tmp_path / "halves.safetensors"
+    adapterhub.convert(folder, halves, to="single-file", variant="fp16")
+    for pair in ((folder, halves), (halves, folder)):
+        assert cli("diff", *pair, "--variant", "fp16").status == 0
+        assert cli("diff", *pair, "--variant", "non_ema").status == 1
+    assert adapterhub.diff(folder, folder, variant="non_ema").equal
+    tuned = adapterhub.extract(folder, model, tmp_path / "tuned.safetensors", rank=1, variant="non_ema")
+    assert {approximated.module.partition(".")[0] for approximated in tuned.approximations} == {"unet"}
+    found = adapterhub.inspect(sd1_lora, spectrum=True, base=folder, variant="fp16").spectrum
+    assert found == adapterhub.inspect(sd1_lora, spectrum=True, base=halves).spectrum
+    assert adapterhub.validate(halves, base=folder, variant="fp16").descent.equal == 1
+    assert adapterhub.validate(sd1_lora, base=folder, variant="fp16").valid
+    assert adapterhub.diff(sd1_lora, sd1_lora, base=folder, variant="fp16").equal
+
+
+def test_a_vae_and_a_base_come_from_the_variant_too(folder, tmp_path, sd1_lora):
+    model, vae = tmp_path / "model.safetensors", folder / "vae/diffusion_pytorch_model"
+    small = {name: tensor.astype("f2") for name, tensor in load_file(f"{vae}.safetensors").items()}
+    saved(Path(f"{vae}.fp16.safetensors"), small)
+    done = adapterhub.convert(
+        model, tmp_path / "out", to="diffusers", vae=folder, variant="fp16", architecture="sd1", digests=False
+    )
+    assert content(tmp_path / "out/vae/diffusion_pytorch_model.safetensors") == content(Path(f"{vae}.fp16.safetensors"))
+    assert done.recipe.parameters["variant"] == "fp16"
+    adapterhub.convert(sd1_lora, tmp_path / "out.safetensors", to="comfyui", base=folder, variant="fp16")
+
+
+def test_a_variant_that_neither_the_source_nor_the_base_has_is_wrong_usage(folder, sd1_lora, cli):
+    done = cli("validate", sd1_lora, "--base", folder, "--variant", "bf16")
+    assert done.status == 2
+    assert "--variant is for the folder of a pipeline, with model_index.json, that has weights of that name" in done.err
 
 
 def test_a_merge_repeats_with_the_variant_that_it_was_made_of(folder, tmp_path, sd1_lora):

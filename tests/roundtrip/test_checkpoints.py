@@ -108,11 +108,17 @@ WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
         "optimizer_states": [{"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-5}]}],
         "lr_schedulers": [{"last_epoch": 3}], "callbacks": {"best": None},
     },
+    "of DeepSpeed": lambda state: {
+        "module": state, "buffer_names": [], "optimizer": None, "lr_scheduler": None, "ds_version": "0.16.4",
+        "param_shapes": {name: tensor.shape for name, tensor in state.items()}, "global_steps": 7,
+    },
+    "of a script": lambda state: {"model": state, "optimizer": {"state": {0: torch.ones(2)}}, "step": 3},
+    "of a script, twice": lambda state: {"model": {"module": state}},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("wrap", "new"), [("flat", True), ("wrapped", True), ("of Lightning", True), ("of Lightning", False)]
+    ("wrap", "new"), [*((name, True) for name in WRAPPED), ("of Lightning", False), ("of DeepSpeed", False)]
 )
 def test_a_ckpt_becomes_the_same_safetensors_file(wrap, new, tmp_path):
     tensors = {**weights("sd1", "f2"), **schedule(), **positions("sd1")}

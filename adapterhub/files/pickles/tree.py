@@ -16,6 +16,10 @@ from adapterhub.files.pickles.values import Global, Parameters, Record
 from adapterhub.tensors import LazyTensor
 
 _STATE = "state_dict"
+_WRAPPERS = (_STATE, "module", "model", "model_state_dict")
+"""What a dictionary of weights is called in another: by Lightning; by DeepSpeed (`runtime/engine.py`, `_save_checkpoint`); by
+scripts, of which the last is in torch's own tutorial.
+"""
 _PLAIN = (str, int, float)
 _LONG_WAY = 4096
 """Characters of the keys that lead to a container inside others."""
@@ -26,12 +30,12 @@ _ALONE = "tensor"
 def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[File, list[Problem]]:
     """The file whose pickle made `root`: its tensors by name, the whole tree, and a warning for what is left out.
 
-    The tensors of a dictionary of tensors, wrapped in `state_dict` or not, keep their keys; those of any other structure
-    are named by the way to them, with dots; so are those beside `state_dict`. Numbers and texts there, and in a dictionary of
+    The tensors of a dictionary of tensors, wrapped in `state_dict` or the like or not, keep their keys; those of any other
+    structure are named by the way to them, with dots; so are those beside a wrapped one. Numbers and texts there, and in a dictionary of
     nothing but these and tensors, are metadata. Refusal where the tree is too deep, too large, or contains itself.
     """
     tree = _Tree(limits).plain(root, 0)[0]
-    state, others = _state(tree)
+    state, others, wrapper = _state(tree)
     tensors, beside = _named(state, limits), _named(others, limits)
     problems = [
         Problem("warning", "left-out", name, f"{count} objects of this class, and what they hold, are not read")
@@ -39,7 +43,7 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     ]
     if beside:
         problems.append(
-            Problem("warning", "left-out", _STATE, f"{len(beside)} tensors stand beside it and are not read")
+            Problem("warning", "left-out", wrapper, f"{len(beside)} tensors stand beside it and are not read")
         )
     file = File(tensors, _metadata({**_flat(state), **others}), tree, beside=beside)
     return file, problems + suspicions.of_names(tensors)
@@ -115,27 +119,41 @@ def _leaf(value: Element | Global | NumpyType | NumpyArray) -> Any:
     return value.dtype if isinstance(value, Element) else value.code
 
 
-def _state(tree: Any) -> tuple[Any, dict[str, Any]]:
-    """The part of the tree that holds the weights, and what stands beside it, by the way to it.
+def _state(tree: Any) -> tuple[Any, dict[str, Any], str]:
+    """The part of the tree that holds the weights, what stands beside it, by the way to it, and the way to the part itself.
 
     A dictionary with as many tensors of its own as there are entries in its `state_dict` is no wrapper of that.
     """
     beside: dict[str, Any] = {}
     way = ""
-    while isinstance(tree, dict) and isinstance(tree.get(_STATE), dict):
-        others = {f"{way}{key}": value for key, value in tree.items() if key != _STATE}
+    while (name := _wrapper(tree)) is not None:
+        others = {f"{way}{key}": value for key, value in tree.items() if key != name}
         near = sum(isinstance(value, LazyTensor) for value in others.values())
-        if near and near >= len(tree[_STATE]):
+        if near and near >= len(tree[name]):
             break
         beside |= others
-        way, tree = f"{way}{_STATE}.", tree[_STATE]
-    return tree, beside
+        way, tree = f"{way}{name}.", tree[name]
+    return tree, beside, way.rstrip(".")
+
+
+def _wrapper(tree: Any) -> str | None:
+    """What the weights are called in a dictionary that holds them as one thing; None where it holds nothing that is called so.
+    What is not called `state_dict` must have tensors for its own, or be such a dictionary again.
+    """
+    if not isinstance(tree, dict):
+        return None
+    return next((name for name in _WRAPPERS if isinstance(tree.get(name), dict)
+                 and (name == _STATE or _has_tensors(tree[name]) or _wrapper(tree[name]) is not None)), None)  # fmt: skip
+
+
+def _has_tensors(state: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, LazyTensor) for value in state.values())
 
 
 def _flat(state: Any) -> dict[Any, Any]:
     """`state` where it is a dictionary of tensors, numbers and texts; nothing else is said to be metadata."""
     flat = isinstance(state, dict) and all(isinstance(value, (LazyTensor, *_PLAIN)) for value in state.values())
-    return state if flat and any(isinstance(value, LazyTensor) for value in state.values()) else {}
+    return state if flat and _has_tensors(state) else {}
 
 
 def _metadata(values: Mapping[Any, Any]) -> dict[str, str]:

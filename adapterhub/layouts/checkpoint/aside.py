@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from adapterhub.adapter import Key, Role
-from adapterhub.tensors import LazyTensor, Shape, from_bytes
+from adapterhub.tensors import FLOATS, LazyTensor, Shape, from_bytes, values
 
 ASIDE = "aside"
 """The component of what is kept aside; its module is its name in a single file."""
@@ -22,6 +22,8 @@ POSITIONS = re.compile(r"(.*\.)?position_ids")
 """0, 1, 2 … for every text encoder; no model learns them, and old converters cast them."""
 _MOST = 1 << 16
 """More than any text encoder has."""
+_NUMBERS = FLOATS | {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"}
+"""Dtypes that position ids may have come to have."""
 
 
 class Extra(NamedTuple):
@@ -36,7 +38,8 @@ EXTRAS = tuple(
     Extra(name, re.compile(pattern), neutral)
     for name, pattern, neutral in (
         ("ema", r"(model_ema|ema(_state_dict)?|state_dict_ema)\..*", True),
-        ("optimizer", r"(state_dict\.)*(optimizer(_states?|_state_dict)?|lr_schedulers?|callbacks|loops)\..*", True),
+        ("optimizer", (r"(((model_)?state_dict|module|model)\.)*(optimizer(_states?|_state_dict)?|lr_schedulers?|callbacks|loops)"
+                      r"\..*"), True),
         ("schedule", (r"(denoiser\.sigmas|logvar|scale_factor|betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod"
                      r"(_prev)?|posterior_(variance|log_variance_clipped|mean_coef[12]))"), True),
         ("position-ids", POSITIONS.pattern, True),
@@ -67,7 +70,16 @@ def are_positions(held: Key) -> bool:
 
 def are_out_of_order(ids: LazyTensor) -> bool:
     """Whether whole numbers are not 0, 1, 2 …; what no text encoder has so many of is not read."""
-    return ids.dtype == "I64" and ids.size <= _MOST and ids.read() != positions(ids.shape).read()
+    return ids.dtype == "I64" and ids.size <= _MOST and not are_in_order(ids)
+
+
+def are_in_order(ids: LazyTensor) -> bool:
+    """Whether numbers of any dtype are known to be 0, 1, 2 …"""
+    import numpy as np
+
+    if ids.size > _MOST or ids.dtype not in _NUMBERS:
+        return False
+    return bool(np.array_equal(values(ids).ravel(), np.arange(ids.size)))
 
 
 def positions(shape: Shape) -> LazyTensor:

@@ -13,8 +13,10 @@ from functools import partial
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind
+from adapterhub.architectures import pipeline
 from adapterhub.errors import BrokenAdapter
 from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
+from adapterhub.files.directories import PIPELINE
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
 from adapterhub.layouts.checkpoint.places import Placed, as_layer, key, rows, spelled
@@ -104,11 +106,25 @@ def _reading(package: Package, judged: Judged) -> Reading:
 def _judged(package: Package) -> Judged | None:
     parts = components(package)
     if parts:
-        return best(partial(as_folder, package, parts)) if parts.keys() <= FILES.keys() else None
+        judged = best(partial(as_folder, package, parts)) if parts.keys() <= FILES.keys() else None
+        return judged and _as_stated(judged, package, parts)
     if len(package.files) != 1 or not any(anchor in package.only.tensors for anchor in _ANCHORS):
         return None
     found = [judged for part in FILES if (judged := best(partial(as_folder, package, {part: ("", package.only)})))]
     return max(found, key=lambda judged: judged.score, default=None)
+
+
+def _as_stated(judged: Judged, package: Package, parts: Mapping[str, tuple[str, File]]) -> Judged:
+    """Of the architectures that are equally good, those whose pipeline the index of the folder names, if any is."""
+    index = package.documents.get(PIPELINE)
+    if not judged.also or not isinstance(index, dict):
+        return judged
+    candidates = (judged.architecture, *judged.also)
+    stated = [name for name in candidates if index.get("_class_name") in pipeline.classes(name)]
+    if not stated:
+        return judged
+    first, *also = stated
+    return Judged(first, tuple(also), as_folder(package, parts, first), judged.score)
 
 
 def components(package: Package) -> dict[str, tuple[str, File]]:

@@ -12,6 +12,7 @@ from adapterhub.errors import BrokenAdapter
 from adapterhub.files import DIRECTORY, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.embedding.encoders import architectures_of
+from adapterhub.metadata import utf8
 from adapterhub.tensors import LazyTensor
 
 TOKEN, STEM, NAME = "adapterhub.token", "adapterhub.stem", "adapterhub.name"
@@ -139,7 +140,7 @@ def tokens(adapter: Adapter) -> tuple[str, ...]:
 def stem(package: Package) -> str:
     """The name of the file without its suffix: the token, for A1111 and ComfyUI, of an embedding that does not hold one."""
     paths = list(package.paths.values()) if len(package.paths) == 1 else [package.path]
-    return paths[0].stem.encode("utf-8", "backslashreplace").decode() if paths[0] is not None else "embedding"
+    return utf8(paths[0].stem) if paths[0] is not None else "embedding"
 
 
 def file_name(token: str) -> str:

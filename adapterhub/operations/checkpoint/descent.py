@@ -34,9 +34,13 @@ _LOW = 0.25
 _NAMES = ("the base", "the model")
 
 
-def descent(adapter: Adapter, base: Path) -> tuple[Descent | None, list[Problem]]:
-    """How `adapter` compares with the model at `base`, and what is wrong with that; None where they cannot be compared."""
-    with open_adapter(base, kinds=(Kind.CHECKPOINT,), forgiven={"missing-weights"}) as opened:
+def descent(adapter: Adapter, base: Path, variant: str | None = None) -> tuple[Descent | None, list[Problem]]:
+    """How `adapter` compares with the model at `base`, in the `variant` if that has it, and what is wrong with that; None where
+    they cannot be compared.
+    """
+    with open_adapter(
+        base, variant=variant, strict=False, kinds=(Kind.CHECKPOINT,), forgiven={"missing-weights"}
+    ) as opened:
         origin = opened.adapter
         if not related(origin, adapter):
             titles = [architectures.get(model.architecture).title for model in (adapter, origin)]

@@ -10,7 +10,14 @@ from adapterhub.errors import LossyConversion, UnknownName, UsageError
 from adapterhub.files import DIRECTORY
 from adapterhub.layouts.base import Encoded, WholeLayout
 from adapterhub.layouts.checkpoint import single_file
-from adapterhub.layouts.checkpoint.aside import ASIDE, are_out_of_order, are_positions, extra_of, positions
+from adapterhub.layouts.checkpoint.aside import (
+    ASIDE,
+    are_in_order,
+    are_out_of_order,
+    are_positions,
+    extra_of,
+    positions,
+)
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
@@ -24,7 +31,8 @@ from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
 from adapterhub.operations.wish import DTYPES
-from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, UNCHECKED, UNWANTED, Made, Request
+from adapterhub.operations.work import MADE_ANEW, OTHER_VAE, PRUNED, SAME_IDS, UNCHECKED, UNWANTED, Made, Request
+from adapterhub.tensors import LazyTensor
 
 _LEFTOVERS = frozenset({"ema", "optimizer", "schedule", "training"})
 _HOMELESS = f"{single_file.LAYOUT.name} has no place for this"
@@ -52,7 +60,7 @@ def make(opened: Source, request: Request) -> Made:
         adapter = _without(adapter, ledger, _is_leftover, PRUNED)
     problems: list[Problem] = []
     if options.vae is not None:
-        given = vae.other(options.vae, opened.stack)
+        given = vae.other(options.vae, opened.package.variant, opened.stack)
         problems += vae.other_scale(given, opened)
         adapter, opened = _with_vae(adapter, given, ledger), given.instead_in(opened)
     if options.only is not None:
@@ -80,13 +88,13 @@ def make(opened: Source, request: Request) -> Made:
     entries = ledger.entries(encoded) + _entries(beside, request) + added
     entries += [LedgerEntry(source=[place], target=[], action="drop", reason=why) for place, why in opened.dropped]
     return Made(source, adapter, encoded, entries, problems=problems, told=lambda: list(tally.problems()),
-                mended=_done(request))  # fmt: skip
+                mended=_done(opened, adapter, request))  # fmt: skip
 
 
-def _done(request: Request) -> dict[str, str]:
-    """What was done to problems of the source, by their codes."""
-    done = {"position-ids": "Mended: they are written as 0, 1, 2 … in I64."}
-    if request.whole.prune or request.whole.ema:
+def _done(opened: Source, adapter: Adapter, request: Request) -> dict[str, str]:
+    """What was done to problems of the source, by their codes, where `adapter` is written."""
+    done = {"position-ids": _done_to_ids(opened.adapter, adapter)}
+    if request.whole.prune or request.whole.ema or request.whole.only is not None:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:
         done["mixed-dtypes"] = f"Mended: they are written as {request.dtype}" + (
@@ -97,6 +105,13 @@ def _done(request: Request) -> dict[str, str]:
     if request.layout is single_file.LAYOUT:
         done["metadata-contradicts"] = "Mended: what is written says what its weights are."
     return done
+
+
+def _done_to_ids(had: Adapter, written: Adapter) -> str:
+    before, after = (sum(map(are_positions, model.tensors)) for model in (had, written))
+    if not after:
+        return "They were left out."
+    return "Mended: they are written as 0, 1, 2 … in I64" + (", or left out." if after < before else ".")
 
 
 def _require_meaning(request: Request) -> None:
@@ -212,12 +227,16 @@ def _mended(adapter: Adapter, ledger: Ledger) -> Adapter:
     for held, tensor in tensors.items():
         if are_positions(held) and (tensor.dtype != "I64" or are_out_of_order(tensor)):
             tensors[held] = positions(tensor.shape)
-            what = "position ids are 0, 1, 2 …"
-            if tensor.dtype == "I64":
-                ledger.replace([held], [held], "compute", what)
-            else:
-                ledger.replace([held], [held], "cast", f"{tensor.dtype} to I64: {what}")
+            ledger.replace([held], [held], *_mending(tensor))
     return adapter.with_tensors(tensors)
+
+
+def _mending(ids: LazyTensor) -> tuple[Action, str]:
+    """What is done to position ids that are not as they have to be, and why."""
+    what = "position ids are 0, 1, 2 …"
+    if ids.dtype == "I64":
+        return "compute", what
+    return "cast", SAME_IDS if are_in_order(ids) else f"{ids.dtype} to I64: {what}"
 
 
 def _cross(adapter: Adapter, opened: Source, layout: WholeLayout, encoded: Encoded, ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ from adapterhub.layouts.checkpoint.aside import aside
 from adapterhub.layouts.checkpoint.scoring import variant
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.problems import warning
+from adapterhub.operations.source import Source
 from adapterhub.tensors import FLOATS, values
 
 VELOCITY, ZERO_SNR = "v-prediction", "zero-snr"
@@ -61,6 +62,22 @@ def told_of(adapter: Adapter, source: Path) -> dict[str, str]:
     """ModelSpec's field for the single file of a UNet, by what the model at `source` says; nothing where nothing tells."""
     said = velocity(adapter, source) if "unet" in adapter.components() else None
     return {} if said is None else {PREDICTION: "v" if said else "epsilon"}
+
+
+def unlike(first: Source, second: Source) -> Iterator[str]:
+    """A sentence where both say what they predict, and not the same."""
+    said = [_said(source) for source in (first, second)]
+    if None not in said and said[0] != said[1]:
+        names = ["velocity" if is_velocity else "noise" for is_velocity in said]
+        yield f"The first is said to predict {names[0]}, the second {names[1]}."
+
+
+def _said(source: Source) -> bool | None:
+    """Whether a UNet is said to predict velocity, by the folder's scheduler before all else; None where nothing tells."""
+    if "unet" not in source.adapter.components() or source.package.path is None:
+        return None
+    predicts = stated(source.package.documents)
+    return velocity(source.adapter, source.package.path) if predicts is None else predicts == "v"
 
 
 def _statements(adapter: Adapter, source: Path) -> Iterator[bool]:

@@ -42,9 +42,11 @@ class Other:
         return replace(opened, package=replace(opened.package, documents=documents))
 
 
-def other(path: Path, stack: ExitStack) -> Other:
-    """The VAE at `path`, which is open as long as `stack`. NotAnAdapter where there is none."""
-    opened = stack.enter_context(open_adapter(path, kinds=(Kind.CHECKPOINT,)))
+def other(path: Path, variant: str | None, stack: ExitStack) -> Other:
+    """The VAE at `path`, in the `variant` if it has that, which is open as long as `stack`. NotAnAdapter where there is
+    none.
+    """
+    opened = stack.enter_context(open_adapter(path, variant=variant, strict=False, kinds=(Kind.CHECKPOINT,)))
     require_plain(opened, "Give the fp16 or bf16 VAE that it was made of.")
     tensors = {held: tensor for held, tensor in opened.adapter.tensors.items() if held.component == VAE}
     if not tensors:

@@ -16,7 +16,7 @@ from adapterhub.adapter import Kind, Module
 from adapterhub.documents import Conversion
 from adapterhub.layouts.embedding.dictionary import numbers
 from adapterhub.layouts.embedding.layout import NAME, STEM, TOKEN
-from adapterhub.metadata import HASHED
+from adapterhub.metadata import HASHED, utf8
 from adapterhub.operations import joining
 from adapterhub.operations.base import Base
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
@@ -81,6 +81,6 @@ def join(opened: Sequence[Source], target: Path | str) -> Source:
     source = joining.joined(
         opened, target, lambda n, module: Module(module.component, labelled(n, module.module)), _ITS_OWN
     )
-    merged = ", ".join(source.package.path.stem for source in opened if source.package.path)
+    merged = utf8(", ".join(source.package.path.stem for source in opened if source.package.path))
     metadata = source.reading.metadata | {"modelspec.merged_from": merged}
     return replace(source, reading=replace(source.reading, metadata=metadata))

@@ -24,7 +24,7 @@ FAR = 100
 
 def value_faults(package: Package, identity: Identity, reading: Reading, base: Path | None) -> Iterator[Problem]:
     """Vector by vector."""
-    typical = _typical(reading.architecture, base)
+    typical = _typical(reading.architecture, base, package.variant)
     for key, tensor in reading.adapter.tensors.items():
         if tensor.dtype in FLOATS:
             yield from _vectors(key, tensor, typical.get(key.component, TYPICAL))
@@ -61,13 +61,13 @@ def _vectors(key: Key, tensor: LazyTensor, typical: float) -> Iterator[Problem]:
                       "It outshouts the prompt: adapterhub embedding scale, or an earlier file.")  # fmt: skip
 
 
-def _typical(architecture: str, base: Path | None) -> dict[str, float]:
+def _typical(architecture: str, base: Path | None, variant: str | None) -> dict[str, float]:
     """The median length of the tokens of each text encoder of the base."""
     if base is None or not architecture:
         return {}
     import numpy as np
 
-    with base_of(base, architecture, whatever=True) as weights:
+    with base_of(base, architecture, variant=variant, whatever=True) as weights:
         tables = {name.partition(".")[0]: tensor for name, tensor in weights.weights.items()
                   if name.endswith("token_embedding.weight")}  # fmt: skip
         return {

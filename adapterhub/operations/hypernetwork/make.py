@@ -7,7 +7,7 @@ from adapterhub.documents import LedgerEntry
 from adapterhub.files import SAFETENSORS
 from adapterhub.layouts.base import Form
 from adapterhub.layouts.hypernetwork.layout import HypernetworkLayout
-from adapterhub.metadata import HASHED
+from adapterhub.metadata import HASHED, utf8
 from adapterhub.operations.casting import cast
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.source import Source
@@ -32,6 +32,6 @@ def make(opened: Source, request: Request) -> Made:
 def noted(adapter: Adapter, source: str, form: Form) -> Adapter:
     """The hypernetwork with metadata that is true of the new file; it is called `source` where it has no name inside."""
     fields = {field: text for field, text in adapter.metadata.items() if field not in HASHED}
-    fields.setdefault("name", source)
+    fields.setdefault("name", utf8(source))
     adapter = adapter.with_metadata(fields)
     return retitled(adapter, fields["name"]) if form.container == SAFETENSORS else adapter

@@ -11,6 +11,7 @@ from adapterhub.adapter import Adapter, Key, Module
 from adapterhub.algorithms import algorithm_of, extent, label
 from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, UsageError
+from adapterhub.metadata import utf8
 from adapterhub.operations.base import Base
 from adapterhub.operations.compare import same
 from adapterhub.operations.ledger import Ledger
@@ -93,7 +94,7 @@ def _changed(
         before = [key for term in found for key in keys(term.number, module, term.tensors)]
         ledger.replace(before, [Key(*module, role) for role in made.tensors], made.action, made.reason)
         tensors |= {Key(*module, role): tensor for role, tensor in made.tensors.items()}
-    named = {**adapter.metadata, "modelspec.merged_from": ", ".join(path.stem for path in paths)}
+    named = {**adapter.metadata, "modelspec.merged_from": utf8(", ".join(path.stem for path in paths))}
     result = told_anew(adapter.with_tensors(tensors).with_metadata(named))
     gone = {module for module, cut in cuts.items() if cut.cancelled}
 

@@ -46,6 +46,7 @@ def extract(
     for_tool: str | None = None,
     dtype: str | None = None,
     architecture: str | None = None,
+    variant: str | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> Conversion:
@@ -54,7 +55,8 @@ def extract(
     Each changed weight by its best approximation of `rank`, or of the smallest rank with a relative error (Frobenius) of at
     most `tolerance`; convolutions too (LoCon). Small matrices are decomposed exactly, large ones by a randomised method with a
     fixed seed (`low_rank.randomised`); what is told is measured on the written file. `biases` and `norms` add what these changed
-    by. Weights that are the same take nothing. Factors have `dtype`, else F32.
+    by. Weights that are the same take nothing. Factors have `dtype`, else F32. `variant` is that of each folder whose weights are
+    there in several.
 
     Raises RefusedInput where the models are of different architectures or shapes, or nothing differs.
     """
@@ -75,7 +77,7 @@ def extract(
         made = told_anew(Adapter(Kind.LORA, adapter.architecture, found.tensors))
         return Changed(made, found.wanted, found.cuts, list(found.problems()), tolerance, approximate=True)
 
-    output = Output(target, to, for_tool, dtype, architecture, dry_run, force)
+    output = Output(target, to, for_tool, dtype, architecture, dry_run, force, variant)
     return rework("extract", [Path(tuned), Path(base)], output, change, kind=Kind.CHECKPOINT, joined=True)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from adapterhub import files
 from adapterhub.adapter import Adapter, Kind, Module, Role
 from adapterhub.algorithms import extent, rank_of
 from adapterhub.documents import Approximation, Command, Conversion, Problem
@@ -37,7 +38,9 @@ from adapterhub.tensors import item
 
 @dataclass(frozen=True)
 class Output:
-    """Where the result goes, and how; `architecture` is what the sources are for, where their keys leave that open."""
+    """Where the result goes, and how; `architecture` is what the sources are for, where their keys leave that open, and `variant`
+    that of folders that have their weights in several.
+    """
 
     target: Path | str
     to: str | None = None
@@ -46,6 +49,7 @@ class Output:
     architecture: str | None = None
     dry_run: bool = False
     force: bool = False
+    variant: str | None = None
 
 
 class Cut(NamedTuple):
@@ -99,7 +103,9 @@ def rework(
     for path in paths:
         replace(wish, source=path).check()
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,)))
+        strict = not files.has_variant(output.variant, *paths)
+        opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,),
+                                                   variant=output.variant, strict=strict))
                   for path in paths]  # fmt: skip
         own = opened[0].layout
         wish = wish if named else replace(wish, to=usual(own, Kind.LORA, output.target))

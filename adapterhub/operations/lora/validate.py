@@ -31,7 +31,7 @@ def value_faults(package: Package, identity: Identity, reading: Reading, base: P
         yield from values.value_faults(module, tensors, fits=module not in misfits)
     yield from claims(package, identity.fit, reading, alphas(reading.modules))
     if base is not None:
-        with base_of(base, reading.architecture, whatever=True) as weights:
+        with base_of(base, reading.architecture, variant=package.variant, whatever=True) as weights:
             yield from _on(weights, reading)
 
 

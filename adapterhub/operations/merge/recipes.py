@@ -12,6 +12,7 @@ from adapterhub import files
 from adapterhub.documents import Ingredient, Recipe
 from adapterhub.errors import AdapterhubError, RefusedInput
 from adapterhub.files.source import machine
+from adapterhub.metadata import utf8
 from adapterhub.operations.merge.strengths import Part
 from adapterhub.operations.recipe import FIELD, INPUT, named
 
@@ -85,7 +86,7 @@ def _options(order: Order) -> dict[str, Any]:
 
 def merged_from(order: Order) -> str:
     """ModelSpec's field: the names of all that was merged."""
-    return ", ".join(path.stem for path in order.paths)
+    return utf8(", ".join(path.stem for path in order.paths))
 
 
 def read(path: Path) -> Order:
