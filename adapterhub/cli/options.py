@@ -58,6 +58,11 @@ variant = click.option(
     metavar="NAME",
     help="Of a diffusers folder: its weights of that name, as fp16, where there are several.",
 )
+blocks = click.option(
+    "--blocks", metavar="FILE|PRESET", help="Factors by block: a TOML of patterns, or a vector of LoRA Block Weight."
+)
+include = click.option("--include", metavar="GLOB", multiple=True, help="Only modules whose component.path fits.")
+exclude = click.option("--exclude", metavar="GLOB", multiple=True, help="No modules whose component.path fits.")
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 

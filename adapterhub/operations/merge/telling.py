@@ -17,6 +17,7 @@ from adapterhub.operations.checkpoint.others import carried
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place
+from adapterhub.operations.merge.subtracted import subtracted
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.work import NO_LOSS
@@ -116,8 +117,7 @@ def _problems(run: Run) -> Iterator[Problem]:
                       f"{names} in {len({key[:2] for key in ordered})} modules: what they do depends on the weight, and adapters "
                       f"work in the order given, each on what the ones before it made")  # fmt: skip
     if run.command == "unmerge":
-        yield warning("subtracted", "", "each number is within half a unit in the last place of its dtype for every merge that "
-                      "rounded it, and for this one: it need not be the base's own bits", "--undo restores them.")  # fmt: skip
+        yield from subtracted(run.order, [one.digest for one in run.adapters])
     for pattern in _idle(run):
         yield warning("pattern-fits-nothing", pattern, "fits no module of the adapters, and selects or weighs nothing",
                       "Patterns are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip

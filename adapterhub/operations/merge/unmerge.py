@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
 from adapterhub.operations.merge.arithmetic import one_thread_a_product, without
+from adapterhub.operations.merge.blocks import in_file
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
@@ -39,6 +40,10 @@ def unmerge(
     target: Path | str,
     *,
     undo: Path | str | None = None,
+    blocks: str | None = None,
+    factors: Mapping[str, float] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     architecture: str | None = None,
     allow_loss: bool = False,
     dry_run: bool = False,
@@ -48,15 +53,21 @@ def unmerge(
     """Writes the base of `merged` to `target`.
 
     With the file `undo` that `merge` wrote, bit for bit: the sha256 of both is verified, that of the result before it is put
-    in place. Otherwise `adapters` (paths with strengths, as for `merge`) are subtracted, each number to within half a unit in
-    the last place for every rounding. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
+    in place. Otherwise `adapters` (paths with strengths, `blocks`, `include` and `exclude` as for `merge`; `factors` are what a
+    TOML of blocks holds) are subtracted, each number to within half a unit in the last place for every rounding. Raises what
+    `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
     """
     if (undo is None) == (not adapters):
         raise UsageError("say what to take out", mend="Give either --undo FILE or adapters.")
     if undo is None:
-        parts = [part(given).negated() for given in adapters]
-        order = Order(Path(merged), parts, architecture=architecture, allow_loss=allow_loss)
+        parts, found = [part(given).negated() for given in adapters], in_file(blocks)
+        order = Order(Path(merged), parts, blocks if found is None else None, factors if found is None else found,
+                      tuple(include), tuple(exclude), architecture=architecture, allow_loss=allow_loss)  # fmt: skip
         return carried_out("unmerge", order, target, undo=None, dry_run=dry_run, force=force, check=check)
+    asked = {"blocks": blocks, "factors": factors, "include": include, "exclude": exclude}
+    if named := [name for name, value in asked.items() if value]:
+        raise UsageError(f"an undo file says itself what is taken out, {', '.join(named)} included",
+                         mend="Give --undo without these, or the adapters themselves.")  # fmt: skip
     wish = Wish(source=Path(merged), target=str(target), to="single-file", force=force)
     wish.check()
     return _restored(wish, Path(undo), dry_run=dry_run)
