@@ -207,6 +207,20 @@ def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
         unmerge(model, [], tmp_path / "out.safetensors")
 
 
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".PNG"])
+def test_safetensors_are_not_written_under_the_name_of_another_container(tmp_path: Path, suffix: str) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    merge(model, [adapter], tmp_path / "out.safetensors", undo=tmp_path / "u", architecture="sd1")
+    out = tmp_path / f"out{suffix}"
+    for undo in (None, tmp_path / "u"):
+        with pytest.raises(UsageError, match=rf"out{suffix}: safetensors are not written as {suffix.lower()}"):
+            unmerge(tmp_path / "out.safetensors", [] if undo else [adapter], out, undo=undo)
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=rf"out{suffix}: safetensors are not written as {suffix.lower()}"):
+            merge(model, [adapter], out, architecture="sd1", dry_run=dry_run)
+    assert not out.exists()
+
+
 def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), tmp_path / "a.safetensors"
     residual = {
