@@ -59,6 +59,34 @@ def test_adapters_of_one_name_are_told_apart_by_what_they_are(tmp_path: Path) ->
         merge(None, [], again, recipe=out, force=True)
 
 
+def test_inputs_that_moved_are_named_with_where_they_were_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: tmp_path / name for name in ("models", "loras", "made", "moved", "elsewhere")}
+    for folder in folders.values():
+        folder.mkdir()
+    model, a = base(folders["models"] / "base.safetensors"), lora(folders["loras"] / "a.safetensors")
+    b, out, again = (
+        lora(folders["loras"] / "b.safetensors", 1),
+        folders["made"] / "out.safetensors",
+        tmp_path / "again.safetensors",
+    )
+    merge(model, [a, (b, 0.5)], out, architecture="sd1")
+    monkeypatch.chdir(folders["elsewhere"])
+    with pytest.raises(
+        UsageError, match=r"base\.safetensors, a\.safetensors, b\.safetensors are neither here nor in"
+    ) as refused:
+        merge(None, [], again, recipe=out)
+    assert "adapterhub replay" in str(refused.value)
+    for path in (model, a):
+        path.rename(folders["moved"] / path.name)
+    monkeypatch.chdir(folders["moved"])
+    with pytest.raises(UsageError, match=rf"b\.safetensors is neither here nor in {folders['made']}"):
+        merge(None, [], again, recipe=out)
+    b.rename(folders["made"] / b.name)
+    assert merge(None, [], again, recipe=out).target.sha256 == files.sha256(out)
+
+
 def test_a_recipe_is_repeated_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="how, dtype, rounding included"):
         merge(None, [], tmp_path / "out.safetensors", recipe=tmp_path / "r", dtype="bf16", rounding="stochastic")

@@ -25,7 +25,7 @@ def subtracted(order: Order, digests: Sequence[str]) -> Iterator[Problem]:
     the adapters'.
     """
     try:
-        recipe = recipes.read(order.base)
+        recipe = recipes.told(order.base)
     except RefusedInput:  # it has none
         recipe = None
     chance = recipe is not None and recipe.rounding != "nearest"
