@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapterhub import merge
+from adapterhub import inspect, merge
 from adapterhub.cli.options import strong_path
 from adapterhub.errors import LossyConversion, RefusedInput
 from tests.operations.a1111_nets import hypernetwork
@@ -105,6 +105,16 @@ def test_a_file_of_that_whole_name_comes_first(tmp_path: Path, monkeypatch: pyte
     Path("a:0.5").touch()
     assert strong_path("a:0.5") == (Path("a:0.5"), 1.0)
     assert strong_path("a:0.5:0.25") == (Path("a:0.5"), 0.25)
+
+
+def test_an_adapter_that_fits_two_architectures_is_for_the_one_of_the_base(tmp_path: Path) -> None:
+    a = lora(tmp_path / "a.safetensors", modules={"unet": (Q,)})
+    assert (inspect(a).architecture, inspect(a).also) == ("sd1", ["sd2"])
+    model, out = base(tmp_path / "base.safetensors", architecture="sd2"), tmp_path / "out.safetensors"
+    merge(model, [a], out)
+    assert content(out) == expected(
+        model, {place("unet", Q, architecture="sd2"): lambda weight: weight + change(a, "unet", Q)}
+    )
 
 
 def test_the_commands_of_the_issue(tmp_path: Path, cli) -> None:

@@ -221,6 +221,29 @@ def test_safetensors_are_not_written_under_the_name_of_another_container(tmp_pat
     assert not out.exists()
 
 
+def test_what_a_cast_makes_infinite_is_counted_though_no_adapter_touches_it(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors", torch.float32), lora(tmp_path / "a.safetensors")
+    untouched = place("unet", "conv_in", "bias")
+    changed(model, lambda tensors: tensors[untouched].fill_(70000.0))
+    with pytest.raises(LossyConversion, match="2 numbers would become infinite"):
+        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", dtype="fp16")
+    assert not (tmp_path / "out.safetensors").exists()
+    done = merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", dtype="fp16", allow_loss=True)
+    assert "cast-overflow" in [problem.code for problem in done.problems]
+    assert done.exactness == "partial"
+    assert torch.isinf(load_file(tmp_path / "out.safetensors")[untouched]).all()
+
+
+def test_the_undo_file_is_not_the_output(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out = tmp_path / "out.safetensors"
+    (tmp_path / "sub").mkdir()
+    for undo in (out, tmp_path / "sub" / ".." / out.name):
+        with pytest.raises(UsageError, match="is the output itself"):
+            merge(model, [adapter], out, undo=undo, architecture="sd1")
+    assert not out.exists()
+
+
 def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), tmp_path / "a.safetensors"
     residual = {

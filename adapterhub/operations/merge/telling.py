@@ -96,7 +96,8 @@ def _of_others(run: Run) -> Iterator[LedgerEntry]:
 
 
 def _exactness(run: Run) -> Exactness:
-    if run.plan.losses or any(_loses(one.source) for one in run.adapters) or sum(run.overflows.values()):
+    infinite = sum(run.overflows.values()) + run.tally.overflows
+    if run.plan.losses or any(_loses(one.source) for one in run.adapters) or infinite:
         return "partial"
     return "approximate" if run.dtype is not None or run.order.rounding != "nearest" else "exact"
 
