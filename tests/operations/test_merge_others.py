@@ -16,7 +16,7 @@ from adapterhub import inspect, merge
 from adapterhub.cli.options import strong_path
 from adapterhub.errors import LossyConversion, RefusedInput
 from tests.operations.a1111_nets import hypernetwork
-from tests.operations.merge_files import Q, base, change, content, expected, head, lora, place, shape
+from tests.operations.merge_files import CONV, Q, base, change, content, expected, head, lora, place, shape
 
 
 def multiplier(path: Path, factors: list[float]) -> Path:
@@ -44,6 +44,23 @@ def test_what_depends_on_the_weight_works_on_what_came_before(tmp_path: Path) ->
         assert np.abs(found - make(wanted)).max() <= np.abs(make(wanted)).max() * 2.0**-11
         before, after = content(model), content(path)
         assert {name for name, held in before.items() if after[name] != held} == {place("unet", Q)}
+
+
+def test_order_is_spoken_of_only_where_it_matters(tmp_path: Path) -> None:
+    model, b, net = (
+        base(tmp_path / "base.safetensors"),
+        multiplier(tmp_path / "b.safetensors", [0.5, -0.25]),
+        tmp_path / "net.pt",
+    )
+    same, other = (
+        lora(tmp_path / f"{name}.safetensors", modules={"unet": (path,)})
+        for name, path in (("same", Q), ("other", CONV))
+    )
+    hypernetwork(net, [2], [1, 1])
+    for given, matters in (([b], False), ([b, other], False), ([b, same], True), ([same, b], True), ([b, b], True), ([net], False),
+                           ([net, other], True)):  # fmt: skip
+        done = merge(model, given, tmp_path / "out.safetensors", architecture="sd1", dry_run=True)
+        assert ("order-matters" in [problem.code for problem in done.problems]) is matters, given
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.5])

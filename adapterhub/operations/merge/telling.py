@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place
 from adapterhub.operations.merge.subtracted import subtracted
+from adapterhub.operations.merge.terms import Term
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.work import NO_LOSS
@@ -110,7 +111,7 @@ def _problems(run: Run) -> Iterator[Problem]:
     for source in (run.opened, *(one.source for one in run.adapters)):
         yield from warnings_of(source.package)
         yield from source.problems
-    ordered = {key: terms for key, terms in run.plan.terms.items() if not all(term.commutes for term in terms)}
+    ordered = {key: terms for key, terms in run.plan.terms.items() if _have_order(terms, len(run.adapters))}
     if ordered:
         key = next(iter(ordered))
         names = ", ".join(sorted({term.title for terms in ordered.values() for term in terms if not term.commutes}))
@@ -127,6 +128,12 @@ def _problems(run: Run) -> Iterator[Problem]:
             "overflow", "", f"{lost} numbers became infinite", "Merge at a lower strength, or with --dtype bf16."
         )
     yield from run.tally.problems()
+
+
+def _have_order(terms: Sequence[Term], adapters: int) -> bool:
+    """Whether another order of adapters would make another tensor; what is folded was computed from other tensors, too."""
+    several = len(terms) > 1 or (adapters > 1 and any(term.folded for term in terms))
+    return several and not all(term.commutes for term in terms)
 
 
 def _idle(run: Run) -> Iterator[str]:
