@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from adapterhub import architectures, convert, inspect, layouts, merge
 from adapterhub.adapter import Kind
@@ -24,14 +24,22 @@ STRENGTH = 0.6
 
 @cache
 def touched(adapter: Path) -> set[tuple[str, str]]:
-    return {(one.component, one.module) for one in inspect(adapter, tensors=True).listing or () if one.component and one.module}
+    return {
+        (one.component, one.module)
+        for one in inspect(adapter, tensors=True).listing or ()
+        if one.component and one.module
+    }
 
 
 def base(path: Path, adapter: Path) -> Path:
     """A model whose tensors are small but for the modules of `adapter`, which have their true shapes."""
     model = architectures.get(inspect(adapter).architecture)
     random, whole = np.random.default_rng(1), {f"{component}.{module}" for component, module in touched(adapter)}
-    shapes = {f"{component}.{name}.{kind}": shape for component in model.weights for name, kind, shape in model.tensors(component)}
+    shapes = {
+        f"{component}.{name}.{kind}": shape
+        for component in model.weights
+        for name, kind, shape in model.tensors(component)
+    }
     tensors = checkpoint_files.weights(model.name, "f2")
     for row in model.single_file():
         if any(name.rpartition(".")[0] in whole for name in row.tensors):
