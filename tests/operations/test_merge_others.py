@@ -16,7 +16,7 @@ from adapterhub import inspect, merge
 from adapterhub.cli.options import strong_path
 from adapterhub.errors import LossyConversion, RefusedInput
 from tests.operations.a1111_nets import hypernetwork
-from tests.operations.merge_files import CONV, Q, base, change, content, expected, head, lora, place, shape
+from tests.operations.merge_files import CONV, OUT, Q, base, change, content, expected, head, lora, place, shape
 
 
 def multiplier(path: Path, factors: list[float]) -> Path:
@@ -122,6 +122,23 @@ def test_a_file_of_that_whole_name_comes_first(tmp_path: Path, monkeypatch: pyte
     Path("a:0.5").touch()
     assert strong_path("a:0.5") == (Path("a:0.5"), 1.0)
     assert strong_path("a:0.5:0.25") == (Path("a:0.5"), 0.25)
+
+
+def test_chance_is_another_for_every_tensor(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors", torch.bfloat16), tmp_path / "a.safetensors"
+    places, tensors, ones = [place("unet", module) for module in (Q, OUT)], load_file(model), {}
+    for module, name in ((Q, places[0]), (OUT, places[1])):
+        tensors[name] = torch.ones(64, 64, dtype=torch.bfloat16)
+        ones |= {
+            f"{head('unet', module)}.lora_down.weight": torch.ones(1, 64),
+            f"{head('unet', module)}.lora_up.weight": torch.ones(64, 1),
+        }
+    save_file(tensors, model)
+    save_file(ones, a)
+    merge(model, [(a, 0.001)], tmp_path / "out.safetensors", architecture="sd1", rounding="stochastic")
+    out = load_file(tmp_path / "out.safetensors")
+    assert [len(out[name].unique()) for name in places] == [2, 2]
+    assert not torch.equal(out[places[0]], out[places[1]])
 
 
 def test_an_adapter_that_fits_two_architectures_is_for_the_one_of_the_base(tmp_path: Path) -> None:

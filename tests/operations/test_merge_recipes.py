@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from adapterhub import files, merge
 from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
-from tests.operations.merge_files import Q, base, changed, lora, place
+from tests.operations.merge_files import Q, base, changed, content, lora, place
 
 
 def test_a_recipe_repeats_a_merge_to_the_same_bytes(tmp_path: Path) -> None:
@@ -29,6 +30,27 @@ def test_a_recipe_repeats_a_merge_to_the_same_bytes(tmp_path: Path) -> None:
         (tmp_path / "recipe.json").write_text(file.metadata()["adapterhub.recipe"])
     merge(None, [], tmp_path / "third.safetensors", recipe=tmp_path / "recipe.json")
     assert (tmp_path / "third.safetensors").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "bf16"}, {"blocks": "OUTALL"}, {"blocks": "1" + ",0.3" * 25}, {"include": ["unet.*"]}, {"exclude": ["*.attn1.*"]},
+        {"rounding": "stochastic"}, {"rounding": "stochastic", "seed": 9, "dtype": "fp16"}, {"allow_loss": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_was_asked_for_is_repeated(tmp_path: Path, options: dict) -> None:
+    model, out = base(tmp_path / "base.safetensors", torch.float32), tmp_path / "out.safetensors"
+    if "allow_loss" in options:
+        changed(model, lambda tensors: tensors.pop(place("unet", Q)))
+    plain = tmp_path / "plain.safetensors"
+    merge(model, [(lora(tmp_path / "a.safetensors"), 0.7, -0.1)], out, architecture="sd1", **options)
+    merge(
+        model, [(tmp_path / "a.safetensors", 0.7, -0.1)], plain, architecture="sd1", allow_loss="allow_loss" in options
+    )
+    assert (content(out) != content(plain)) is ("allow_loss" not in options)
+    assert merge(None, [], tmp_path / "again.safetensors", recipe=out).target.sha256 == files.sha256(out)
 
 
 def test_a_file_that_is_not_the_one_of_the_recipe_is_refused(tmp_path: Path) -> None:

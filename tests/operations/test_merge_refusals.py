@@ -176,14 +176,28 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
         ({"include": ["nothing*"]}, UsageError, "leave nothing to merge"),
         ({"exclude": ["*"]}, UsageError, "leave nothing to merge"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
+        ({"adapters": [("a.safetensors", float("inf"))]}, UsageError, "a strength is a finite number"),
+        ({"adapters": [("a.safetensors", 1.0, float("nan"))]}, UsageError, "a strength is a finite number"),
         ({"seed": 3}, UsageError, "only stochastic rounding draws from a seed"),
         ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(tmp_path: Path, options: dict, error: type[Exception], told: str) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    given = options.pop("adapters", [adapter])
     with pytest.raises(error, match=told):
-        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", **options)
+        merge(model, given, tmp_path / "out.safetensors", architecture="sd1", **options)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_every_adapter_of_another_architecture_is_named(tmp_path: Path) -> None:
+    model, other = other_architecture(tmp_path)
+    second = other.rename(tmp_path / "b.safetensors")
+    other_architecture(tmp_path)
+    with pytest.raises(
+        NotAnAdapter, match=r"a\.safetensors is for Stable Diffusion XL.*; .*b\.safetensors is for Stable Diffusion XL"
+    ):
+        merge(model, [other, second, lora(tmp_path / "c.safetensors")], tmp_path / "out.safetensors")
 
 
 def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
