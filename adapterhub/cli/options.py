@@ -76,9 +76,9 @@ def weighted_path(text: str) -> tuple[Path, float]:
 
 
 def _require_weight(text: str) -> None:
-    """Raises BadParameter where something that is no number follows on a file's name and a colon."""
+    """Raises BadParameter where something that is no number follows on the name of a file or folder and a colon."""
     for colon in re.finditer(":", text):
-        if Path(text[: colon.start()]).is_file():
+        if Path(text[: colon.start()]).exists():
             raise click.BadParameter(f"{text[: colon.start()]}: {text[colon.end() :]!r} is no weight such as 0.7")
 
 

@@ -108,6 +108,8 @@ def test_a_hypernetwork_that_is_not_linear_or_meets_no_attention_is_refused(tmp_
         ("a.safetensors", (Path("a.safetensors"), 1.0)),
         ("a.safetensors:0.7", (Path("a.safetensors"), 0.7)),
         ("a.safetensors:-.5:2e-1", (Path("a.safetensors"), -0.5, 0.2)),
+        (r"C:\loras\a.safetensors:0.5", (Path(r"C:\loras\a.safetensors"), 0.5)),
+        ("C:/loras/a.safetensors", (Path("C:/loras/a.safetensors"), 1.0)),
         ("C:a.safetensors:1:0", (Path("C:a.safetensors"), 1.0, 0.0)),
         ("a:b:0.5", (Path("a:b"), 0.5)),
         ("a:0.1:0.2:0.3", (Path("a:0.1"), 0.2, 0.3)),
@@ -122,6 +124,15 @@ def test_a_file_of_that_whole_name_comes_first(tmp_path: Path, monkeypatch: pyte
     Path("a:0.5").touch()
     assert strong_path("a:0.5") == (Path("a:0.5"), 1.0)
     assert strong_path("a:0.5:0.25") == (Path("a:0.5"), 0.25)
+
+
+def test_what_is_no_strength_is_said_of_a_file_and_of_a_folder(tmp_path: Path, cli) -> None:
+    (tmp_path / "folder").mkdir()
+    lora(tmp_path / "a.safetensors")
+    for name in ("folder", "a.safetensors"):
+        for weight in ("0.7x", "0,5", "1:high"):
+            told = cli("merge", "base", f"{tmp_path / name}:{weight}", "-o", tmp_path / "out.safetensors")
+            assert (told.status, f"{name}" in told.err, "is no weight such as 0.7" in told.err) == (2, True, True)
 
 
 def test_chance_is_another_for_every_tensor(tmp_path: Path) -> None:

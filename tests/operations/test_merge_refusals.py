@@ -184,9 +184,9 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_meant_is_wrong_usage(tmp_path: Path, options: dict, error: type[Exception], told: str) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
-    given = options.pop("adapters", [adapter])
+    asked = {"adapters": [adapter], "architecture": "sd1", **options}
     with pytest.raises(error, match=told):
-        merge(model, given, tmp_path / "out.safetensors", architecture="sd1", **options)
+        merge(model, target=tmp_path / "out.safetensors", **asked)
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from adapterhub import convert, merge, unmerge
 from adapterhub import metadata as edit
-from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
+from adapterhub.errors import AdapterhubError, MalformedFile, RefusedInput, UsageError
 from tests.operations.merge_files import OUT, Q, base, changed, content, head, lora, place, shape
 
 Altered = Callable[[dict[str, torch.Tensor]], object]
@@ -177,6 +177,16 @@ def test_another_model_is_not_what_the_undo_file_belongs_to(
         unmerge(out, [], back, undo=undo)
     assert "Give the model as merge wrote it" in str(refused.value)
     assert refused.value.exit_status == 1
+    assert not back.exists()
+
+
+def test_a_model_that_is_cut_off_is_called_that(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    out.write_bytes(out.read_bytes()[:-1])
+    with pytest.raises(MalformedFile, match=r"out\.safetensors: .*missing"):
+        unmerge(out, [], back, undo=undo)
     assert not back.exists()
 
 

@@ -148,6 +148,8 @@ def _proven(source: Path, path: Path, told: Undo, digest: str) -> Iterator[None]
     """Says of what fails inside whether the model is another than merge wrote, or the undo file at `path` is damaged."""
     try:
         yield
+    except MalformedFile:  # the model itself is cut off, or changed while it was read
+        raise
     except (RefusedInput, UnknownName) as error:
         if digest != told.merged:
             raise AdapterhubError(f"{source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
