@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
+from adapterhub.documents import Action, Conversion, Exactness, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.files import Package
 from adapterhub.operations.checkpoint.others import carried
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
-from adapterhub.operations.merge.output import keys_by_place
+from adapterhub.operations.merge.output import keys_by_place, place_of
 from adapterhub.operations.merge.subtracted import subtracted
 from adapterhub.operations.merge.terms import Term
 from adapterhub.operations.problems import warning
@@ -70,8 +70,10 @@ def _of_base(run: Run) -> Iterator[LedgerEntry]:
         counted = max(len(terms.get(key, ())) for key in keys)
         cast = run.dtype is not None and any(_is_cast(run, key, tensors[key].dtype) for key in keys)
         reason = f"{counted} change{'s' if counted > 1 else ''} added" if counted else None
-        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[place],
-                          action="compute" if counted else "cast" if cast else "copy", reason=reason)  # fmt: skip
+        target = place_of(run.opened, place)
+        kept: Action = "copy" if target == place else "rename"
+        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[target],
+                          action="compute" if counted else "cast" if cast else kept, reason=reason)  # fmt: skip
 
 
 def _is_cast(run: Run, key: Key, dtype: str) -> bool:
@@ -81,7 +83,7 @@ def _is_cast(run: Run, key: Key, dtype: str) -> bool:
 def _of_adapters(run: Run) -> Iterator[LedgerEntry]:
     places = run.opened.reading.places
     for source, keys, reason in run.plan.targets:
-        there = list(dict.fromkeys(places[key] for key in keys))
+        there = list(dict.fromkeys(place_of(run.opened, places[key]) for key in keys))
         yield LedgerEntry(source=source, target=there, action="compute", reason=reason)
     yield from run.plan.drops
     for one in run.adapters:
