@@ -99,3 +99,10 @@ def test_what_was_a_pickle_has_the_name_that_transformers_looks_for(folder, tmp_
     told = [place for entry in done.entries for place in entry.target if entry.source[0].startswith(str(folder))]
     assert sorted(told) == sorted(places)
     assert written.modules == done.modules
+
+
+def test_what_is_safetensors_already_keeps_its_name(folder, tmp_path):
+    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/pytorch_model.safetensors")
+    adapterhub.merge(folder, [lora(tmp_path / "lora.safetensors")], tmp_path / "out", undo=tmp_path / "undo")
+    adapterhub.unmerge(tmp_path / "out", [], tmp_path / "back", undo=tmp_path / "undo")
+    assert names(tmp_path / "out") == names(tmp_path / "back") == names(folder)

@@ -117,10 +117,13 @@ def _documents(opened: Source) -> dict[str, object]:
 
 
 def _name(opened: Source, name: str) -> str:
-    """What a file of the base is called in safetensors, as which every one is written; in a folder, so that it is found there."""
+    """What a file of the base is called in safetensors, as which every one is written; so that it is found, where it was a pickle
+    in a folder.
+    """
     path = PurePosixPath(name)
     stem, dot, variant = path.stem.partition(".")
-    known = STEMS.get(stem, stem) if opened.package.container == DIRECTORY else stem
+    pickled = opened.package.container == DIRECTORY and opened.package.files[name].container != SAFETENSORS
+    known = STEMS.get(stem, stem) if pickled else stem
     return str(path.with_name(f"{known}{dot}{variant}.safetensors"))
 
 
