@@ -69,6 +69,8 @@ _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.D
 
 def weighted_path(text: str) -> tuple[Path, float]:
     """PATH or PATH:WEIGHT: what stands behind the last colon is a weight if it is a number, and no file is called all of it."""
+    if not text or text.startswith(":"):
+        raise click.BadParameter("a path is empty")
     found = _WEIGHTED.fullmatch(text)
     if found is None and not Path(text).exists():
         _require_weight(text)

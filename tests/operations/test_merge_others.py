@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adapterhub import inspect, merge
+from adapterhub import inspect, merge, unmerge
 from adapterhub.cli.options import strong_path
 from adapterhub.errors import LossyConversion, RefusedInput
 from tests.operations.a1111_nets import hypernetwork
@@ -133,6 +135,23 @@ def test_what_is_no_strength_is_said_of_a_file_and_of_a_folder(tmp_path: Path, c
         for weight in ("0.7x", "0,5", "1:high"):
             told = cli("merge", "base", f"{tmp_path / name}:{weight}", "-o", tmp_path / "out.safetensors")
             assert (told.status, f"{name}" in told.err, "is no weight such as 0.7" in told.err) == (2, True, True)
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", ":0.5:1"])
+@pytest.mark.parametrize("command", ["merge", "combine"])
+def test_an_empty_path_is_no_adapter(tmp_path: Path, cli, text: str, command: str) -> None:
+    told = cli(command, "base", text, "-o", tmp_path / "out.safetensors")
+    assert (told.status, "a path is empty" in told.err) == (2, True), told.err
+
+
+def test_names_that_are_no_text_are_merged_and_told(tmp_path: Path) -> None:
+    model = base(tmp_path / "base.safetensors")
+    a = lora(tmp_path / "a.safetensors").rename(tmp_path / os.fsdecode(b"odd\xff.safetensors"))
+    merge(model, [a], tmp_path / "out.safetensors", architecture="sd1", undo=tmp_path / "undo")
+    with safe_open(tmp_path / "out.safetensors", "np") as opened:
+        assert opened.metadata()["modelspec.merged_from"] == r"base, odd\udcff"
+    done = unmerge(tmp_path / "out.safetensors", [a], tmp_path / "back.safetensors", architecture="sd1")
+    assert "not-as-merged" not in [problem.code for problem in done.problems]
 
 
 def test_chance_is_another_for_every_tensor(tmp_path: Path) -> None:

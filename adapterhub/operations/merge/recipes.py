@@ -86,7 +86,7 @@ def _options(order: Order) -> dict[str, Any]:
 
 def merged_from(order: Order) -> str:
     """ModelSpec's field: the names of all that was merged."""
-    return ", ".join(path.stem for path in order.paths)
+    return ", ".join(Path(named(path)).stem for path in order.paths)
 
 
 def read(path: Path) -> Order:
