@@ -147,11 +147,15 @@ def test_an_empty_path_is_no_adapter(tmp_path: Path, cli, text: str, command: st
 def test_names_that_are_no_text_are_merged_and_told(tmp_path: Path) -> None:
     model = base(tmp_path / "base.safetensors")
     a = lora(tmp_path / "a.safetensors").rename(tmp_path / os.fsdecode(b"odd\xff.safetensors"))
-    merge(model, [a], tmp_path / "out.safetensors", architecture="sd1", undo=tmp_path / "undo")
+    done = merge(model, [a], tmp_path / "out.safetensors", architecture="sd1", undo=tmp_path / "undo")
+    assert r"odd\udcff.safetensors:" in done.model_dump_json().replace(r"\\", "\\")
     with safe_open(tmp_path / "out.safetensors", "np") as opened:
         assert opened.metadata()["modelspec.merged_from"] == r"base, odd\udcff"
     done = unmerge(tmp_path / "out.safetensors", [a], tmp_path / "back.safetensors", architecture="sd1")
     assert "not-as-merged" not in [problem.code for problem in done.problems]
+    done = unmerge(tmp_path / "out.safetensors", [(a, 0.5)], tmp_path / "again.safetensors", architecture="sd1")
+    assert r"odd\udcff.safetensors" in [problem.where for problem in done.problems if problem.code == "not-as-merged"]
+    assert done.model_dump_json()
 
 
 def test_chance_is_another_for_every_tensor(tmp_path: Path) -> None:

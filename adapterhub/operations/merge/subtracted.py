@@ -12,6 +12,7 @@ from adapterhub.operations.merge import recipes
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Part
 from adapterhub.operations.problems import warning
+from adapterhub.operations.recipe import named
 
 _BOUND = ("each number is off the base's by at most half a unit in the last place of what a merge made of it, for each merge, "
           "and half a unit of its own{}: it need not be the base's own bits")  # fmt: skip
@@ -42,16 +43,18 @@ def _otherwise(recipe: Order, order: Order, digests: Sequence[str]) -> Iterator[
         out = part.negated()
         merged = [one for one, other in zip(recipe.parts, recipe.digests[1:], strict=True) if other == digest]
         if not merged:
-            yield _doubt(part, f"is no file that the recipe of {order.base} names: it may never have been merged")
+            yield _doubt(
+                part, f"is no file that the recipe of {named(order.base)} names: it may never have been merged"
+            )
         elif (out.unet, out.text) not in {(one.unet, one.text) for one in merged}:
             yield _doubt(part, f"was merged {_strengths(merged[0])}, and is taken out {_strengths(out)}")
     then, now = (recipes.parameters_of("merge", one) for one in (recipe, order))
     for option in dict.fromkeys(option for name, option in _OPTIONS.items() if then.get(name) != now.get(name)):
-        yield _doubt(None, f"{order.base} was made with other {option} than these adapters are taken out with")
+        yield _doubt(None, f"{named(order.base)} was made with other {option} than these adapters are taken out with")
 
 
 def _doubt(part: Part | None, message: str) -> Problem:
-    return warning("not-as-merged", "" if part is None else str(part.path), f"{message}; the bound does not hold then",
+    return warning("not-as-merged", "" if part is None else named(part.path), f"{message}; the bound does not hold then",
                    "Take out what was merged, and as it was: adapterhub metadata MERGED shows its recipe.")  # fmt: skip
 
 

@@ -159,7 +159,7 @@ def _proven(source: Path, path: Path, told: Undo, digest: str) -> Iterator[None]
 
 
 def _edited(source: Path, path: Path) -> Iterator[Problem]:
-    yield warning("edited", str(source), f"is not as merge wrote it when it wrote {path}: what is restored is proven by the sha256 "
+    yield warning("edited", recipe.named(source), f"is not as merge wrote it when it wrote {recipe.named(path)}: what is restored is proven by the sha256 "
                   "of the base")  # fmt: skip
 
 
