@@ -9,7 +9,19 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import OUTPUT, PATH, TARGET, as_json, db, debug, strong_path, variant
+from adapterhub.cli.options import (
+    OUTPUT,
+    PATH,
+    TARGET,
+    as_json,
+    blocks,
+    db,
+    debug,
+    exclude,
+    include,
+    strong_path,
+    variant,
+)
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
@@ -20,11 +32,9 @@ from adapterhub.cli.terminal import write, write_json
 @click.option(
     "-o", "target", metavar="OUT", type=TARGET, required=True, help="The model to write, as BASE is laid out."
 )
-@click.option(
-    "--blocks", metavar="FILE|PRESET", help="Factors by block: a TOML of patterns, or a vector of LoRA Block Weight."
-)
-@click.option("--include", metavar="GLOB", multiple=True, help="Only modules whose component.path fits.")
-@click.option("--exclude", metavar="GLOB", multiple=True, help="No modules whose component.path fits.")
+@blocks
+@include
+@exclude
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast the whole model.")
 @click.option(
     "--rounding", type=click.Choice(["nearest", "stochastic"]), default="nearest", help="How sums are rounded."

@@ -58,12 +58,19 @@ variant = click.option(
     metavar="NAME",
     help="Of each diffusers folder that has them: its weights of that name, as fp16.",
 )
+blocks = click.option(
+    "--blocks", metavar="FILE|PRESET", help="Factors by block: a TOML of patterns, or a vector of LoRA Block Weight."
+)
+include = click.option("--include", metavar="GLOB", multiple=True, help="Only modules whose component.path fits.")
+exclude = click.option("--exclude", metavar="GLOB", multiple=True, help="No modules whose component.path fits.")
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 
 def weighted_path(text: str) -> tuple[Path, float]:
     """PATH or PATH:WEIGHT: what stands behind the last colon is a weight if it is a number, and no file is called all of it."""
+    if not text or text.startswith(":"):
+        raise click.BadParameter("a path is empty")
     found = _WEIGHTED.fullmatch(text)
     if found is None and not Path(text).exists():
         _require_weight(text)
@@ -71,9 +78,9 @@ def weighted_path(text: str) -> tuple[Path, float]:
 
 
 def _require_weight(text: str) -> None:
-    """Raises BadParameter where something that is no number follows on a file's name and a colon."""
+    """Raises BadParameter where something that is no number follows on the name of a file or folder and a colon."""
     for colon in re.finditer(":", text):
-        if Path(text[: colon.start()]).is_file():
+        if Path(text[: colon.start()]).exists():
             raise click.BadParameter(f"{text[: colon.start()]}: {text[colon.end() :]!r} is no weight such as 0.7")
 
 

@@ -9,7 +9,7 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, TARGET, as_json, db, debug, strong_path
+from adapterhub.cli.options import PATH, TARGET, as_json, blocks, db, debug, exclude, include, strong_path
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
@@ -19,6 +19,9 @@ from adapterhub.cli.terminal import write, write_json
 @click.argument("adapters", metavar="[ADAPTER[:UNET[:TE]]...]", nargs=-1)
 @click.option("-o", "target", metavar="OUT", type=TARGET, required=True, help="The model to write.")
 @click.option("--undo", metavar="FILE", type=PATH, help="The file that merge --undo wrote: the base, bit for bit.")
+@blocks
+@include
+@exclude
 @click.option("--architecture", metavar="NAME", help="Say what MERGED is, where its keys leave that open.")
 @click.option("--allow-loss", is_flag=True, help="Leave out what does not fit, and say so.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and write nothing.")

@@ -33,8 +33,8 @@ class Target(Document):
 class LedgerEntry(Document):
     """What became of some source tensors; every source tensor stands in exactly one entry."""
 
-    source: list[str] = Field(description="keys in the source; empty for one that only its configurations told")
-    target: list[str] = Field(description="keys in the target; empty for a drop")
+    source: list[PathText] = Field(description="keys in the source; empty for one that only its configurations told")
+    target: list[PathText] = Field(description="keys in the target; empty for a drop")
     action: Action = Field(description="what was done")
     reason: str | None = Field(default=None, description="why; always given for a drop")
 

@@ -147,6 +147,7 @@ class Inspection(Document):
     hashes: Hashes | None = Field(default=None, description="digests of the file, where they were asked for")
     metadata: dict[str, str] = Field(default_factory=dict, description="the text fields that it carries, unchanged")
     problems: list[Problem] = Field(default_factory=list, description="what is wrong or odd about it")
+    also: list[str] = Field(default_factory=list, description="other model families that it fits as well")
     parts: dict[str, Part] = Field(default_factory=dict, description="the components of a whole model")
     extras: dict[str, int] = Field(
         default_factory=dict,

@@ -54,6 +54,7 @@ class Record(Document):
     hashed: bool = Field(default=False, description="whether its files have been read whole since they last changed")
     words: list[str] = Field(default_factory=list, description="the tokens and trigger words that call it")
     tags: list[str] = Field(default_factory=list, description="the tags that it has")
+    also: list[str] = Field(default_factory=list, description="other model families that it fits as well")
     evidence: list[str] = Field(default_factory=list, description="what the verdict rests on")
     algorithms: dict[str, int] = Field(default_factory=dict, description="modules by algorithm")
     components: dict[str, int] = Field(default_factory=dict, description="modules by component")

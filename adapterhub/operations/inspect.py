@@ -63,7 +63,7 @@ def inspect(
         return Inspection(
             path=str(package.path), size=package.size, kind=identity.kind, container=cast(Container, package.container),
             layout=identity.layout.name if identity.layout else None, architecture=identity.architecture,
-            evidence=[*_found(identity), *identity.evidence], **_counted(package),
+            also=list(identity.also), evidence=[*_found(identity), *identity.evidence], **_counted(package),
             problems=[*broken, *grouped(problems)], **fields,
         )  # fmt: skip
 

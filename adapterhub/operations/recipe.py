@@ -23,6 +23,7 @@ from adapterhub import files
 from adapterhub.documents import Conversion, Ingredient, Recipe
 from adapterhub.errors import AdapterhubError
 from adapterhub.files import DIGEST, SAFETENSORS, Package
+from adapterhub.metadata import utf8
 from adapterhub.operations.digests import digest_of
 
 P = ParamSpec("P")
@@ -105,7 +106,7 @@ def _fingerprint(package: Package) -> str:
 def named(path: Path) -> str:
     """A file's own name, which tells nothing of its folders."""
     name = path.resolve().name if path.name in ("", "..") else path.name
-    return name.encode("utf-8", "backslashreplace").decode()
+    return utf8(name)
 
 
 _CURRENT: ContextVar[Making | None] = ContextVar("making", default=None)

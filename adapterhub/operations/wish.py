@@ -10,7 +10,7 @@ import adapterhub.layouts as layouts
 from adapterhub import files
 from adapterhub.adapter import Kind
 from adapterhub.errors import NotAnAdapter, OutputExists, UnknownName, UsageError
-from adapterhub.files import DIRECTORY, PNG, WEBP, Package
+from adapterhub.files import DIRECTORY, PNG, SAFETENSORS, WEBP, Package
 from adapterhub.layouts.base import Form, Layout
 from adapterhub.operations.work import ORDINARY, Request, WholeOptions
 
@@ -116,6 +116,7 @@ class Wish:
             found = path
         else:
             found = path / next(iter(package.files)) if self._names_folder() else path
+            _require_suffix(found, package)
         if found.exists() and not self.force and not files.is_empty_folder(found):
             raise OutputExists(found)
         return found
@@ -147,6 +148,15 @@ class Wish:
         raise UsageError(
             f"{self.target}: {named[0].name} is not written as {suffix}",
             mend=f"Give -o a name with {_suffixes(named)}.",
+        )
+
+
+def _require_suffix(path: Path, package: Package) -> None:
+    """Raises UsageError for safetensors under the name of another container, which readers would take it for."""
+    suffix = path.suffix.lower()
+    if package.container == SAFETENSORS and suffix in _FILE_SUFFIXES and suffix != _FILE_SUFFIXES[0]:
+        raise UsageError(
+            f"{path}: safetensors are not written as {suffix}", mend="Give -o a name with .safetensors, or a folder."
         )
 
 

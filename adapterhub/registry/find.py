@@ -110,9 +110,17 @@ _KNOWN: dict[str, Callable[[], Sequence[str]]] = {
 def _compared(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
     """The conditions that take one value each; without a value where nothing is asked."""
     for name in _COLUMNS:
-        yield f"records.{name} = ?", _asked(getattr(wanted, name))
+        values = _asked(getattr(wanted, name))
+        if name == "architecture" and wanted.fits is not None:
+            yield f"(records.architecture = ? OR {_ALSO})", values * 2
+        else:
+            yield f"records.{name} = ?", values
     for name, comparison in _COMPARED.items():
         yield f"records.{comparison}", _asked(getattr(wanted, name))
+
+
+_ALSO = "records.id IN (SELECT record_id FROM traits WHERE trait = 'also' AND value = ?)"
+"""That it fits an architecture as well as its own."""
 
 
 def _traits(connection: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[str, list[Any]]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("kind", "container", "layout", "architecture", "variant", "tensors", "parameters")
 """The fields of an Inspection that are columns of `records`."""
-DETAILS = ("evidence", "algorithms", "components", "ranks", "alphas", "dtypes", "tokens", "vectors", "structure", "parts",
+DETAILS = ("also", "evidence", "algorithms", "components", "ranks", "alphas", "dtypes", "tokens", "vectors", "structure", "parts",
            "extras", "problems")  # fmt: skip
 """Those that stand in `details`."""
 LONGEST = 64 << 10
@@ -111,7 +111,7 @@ def _cut(text: str) -> str:
 def _traits(found: Inspection) -> Iterable[tuple[str, str]]:
     for trait, values in (
         ("algorithm", found.algorithms), ("rank", found.ranks), ("component", found.components), ("dtype", found.dtypes),
-        ("token", dict.fromkeys(token.token for token in found.tokens)),
+        ("token", dict.fromkeys(token.token for token in found.tokens)), ("also", found.also),
         ("problem", dict.fromkeys(problem.code for problem in found.problems)),
     ):  # fmt: skip
         yield from ((trait, value) for value in values)

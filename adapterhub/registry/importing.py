@@ -190,7 +190,7 @@ def traits(found: ExportedRecord) -> Iterator[tuple[str, str]]:
     """What a record is filtered by that follows from its file."""
     for trait, values in (
         ("algorithm", found.algorithms), ("rank", found.ranks), ("component", found.components), ("dtype", found.dtypes),
-        ("token", [token.token for token in found.tokens]), ("problem", [problem.code for problem in found.problems]),
+        ("also", found.also), ("token", [token.token for token in found.tokens]), ("problem", [problem.code for problem in found.problems]),
     ):  # fmt: skip
         yield from ((trait, value) for value in values)
 

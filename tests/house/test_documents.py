@@ -13,7 +13,7 @@ INSPECTION = {"path": "a", "size": 1, "kind": "lora", "container": "safetensors"
 # contract.md, `inspect --json`: other programs rely on these, in this order.
 INSPECTION_FIELDS = (
     "path size kind container layout architecture variant evidence algorithms components ranks alphas dtypes tensors "
-    "parameters tokens vectors structure fingerprint hashes metadata problems parts extras extra_bytes file_hashes spectrum listing"
+    "parameters tokens vectors structure fingerprint hashes metadata problems also parts extras extra_bytes file_hashes spectrum listing"
 ).split()
 CONVERSION_FIELDS = "command source inputs target exactness max_error relative_error approximations modules entries summary problems size forecast undo recipe dry_run seconds".split()
 

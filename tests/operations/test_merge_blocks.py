@@ -47,6 +47,50 @@ def test_a_vector_gives_each_block_its_own_and_the_rest_0_or_1() -> None:
     assert [twenty.factor(Module("unet", path)) for path in ("conv_in", MID, UP.format(1, 2))] == [1.0, 10.0, 16.0]
 
 
+def several(kind: str, numbers: str) -> list[str]:
+    return [f"{kind}{int(number):02}" for number in numbers.split()]
+
+
+ORDERS = {
+    ("sd1", 17): ["BASE", *several("IN", "1 2 4 5 7 8"), "M00", *several("OUT", "3 4 5 6 7 8 9 10 11")],
+    ("sd1", 26): [
+        "BASE",
+        *several("IN", "0 1 2 3 4 5 6 7 8 9 10 11"),
+        "M00",
+        *several("OUT", "0 1 2 3 4 5 6 7 8 9 10 11"),
+    ],
+    ("sdxl", 12): ["BASE", *several("IN", "4 5 7 8"), "M00", *several("OUT", "0 1 2 3 4 5")],
+    ("sdxl", 20): ["BASE", *several("IN", "0 1 2 3 4 5 6 7 8"), "M00", *several("OUT", "0 1 2 3 4 5 6 7 8")],
+}
+"""BLOCKID17, 26, 12 and 20 of the extension: each number of a vector is for the block at its place."""
+
+
+@pytest.mark.parametrize(("architecture", "count"), ORDERS)
+def test_every_number_of_a_vector_is_for_the_block_at_its_place(architecture: str, count: int) -> None:
+    names = ORDERS[architecture, count]
+    assert len(names) == count
+    found = blocks(",".join(str(number / 8) for number in range(count)), architecture)
+    assert found.by_block == {name: number / 8 for number, name in enumerate(names)}
+
+
+PRESETS = {
+    "NONE": "", "ALL": "BASE IN MID OUT", "INS": "BASE IN01 IN02 IN04", "IND": "BASE IN05 IN07 IN08", "INALL": "BASE IN",
+    "MIDD": "BASE IN05 IN07 IN08 MID OUT03 OUT04 OUT05 OUT06", "OUTD": "BASE OUT03 OUT04 OUT05 OUT06",
+    "OUTS": "BASE OUT07 OUT08 OUT09 OUT10 OUT11", "OUTALL": "BASE OUT",
+}  # fmt: skip
+"""DEF_WEIGHT_PRESET of the extension, as the blocks that have 1; IN and OUT stand for all of a side."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_what_the_extension_has_under_that_name(name: str) -> None:
+    wanted = tuple(PRESETS[name].replace("MID", "M00").split())
+    order = ORDERS["sd1", 17]
+    assert blocks(name, "sd1").by_block == {
+        block: float(block.startswith(wanted)) if wanted else 0.0 for block in order
+    }
+    assert set(blocks("ALL0.5", "sd1").by_block.values()) == {0.5}
+
+
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_the_preset_all_is_one_wherever_loras_are_trained(architecture: str) -> None:
     found = blocks("ALL", architecture)

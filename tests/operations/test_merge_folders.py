@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 import adapterhub
 from adapterhub.errors import MalformedFile
@@ -69,3 +71,38 @@ def test_a_component_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_pat
     with pytest.raises(MalformedFile, match="link out of the folder"):
         adapterhub.merge(folder, [lora(tmp_path / "lora.safetensors")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_what_was_a_pickle_has_the_name_that_transformers_looks_for(folder, tmp_path, variant):
+    """`WEIGHTS_NAME` and `SAFE_WEIGHTS_NAME` of transformers.utils; diffusers has one stem for both."""
+    written = adapterhub.merge(folder, [lora(tmp_path / "lora.safetensors")], tmp_path / "out")
+    for path in [path for path in folder.rglob("*.safetensors") if path.parent.name in ("unet", "vae", "text_encoder")]:
+        stem = "pytorch_model" if path.stem == "model" else path.stem
+        torch.save(load_file(path), path.with_name(f"{stem}{variant}.bin"))
+        path.unlink()
+    options = {"variant": variant.removeprefix(".")} if variant else {}
+    done = adapterhub.merge(folder, [tmp_path / "lora.safetensors"], tmp_path / "again", **options)
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        (path,) = (tmp_path / "again" / part).glob("*.safetensors")
+        assert path.name == f"{stem}{variant}.safetensors"
+        assert content(path) == content(tmp_path / "out" / part / f"{stem}.safetensors")
+    places = {
+        f"{path.relative_to(tmp_path / 'again')}:{name}"
+        for path in (tmp_path / "again").rglob("*.safetensors")
+        for name in content(path)
+    }
+    told = [place for entry in done.entries for place in entry.target if entry.source[0].startswith(str(folder))]
+    assert sorted(told) == sorted(places)
+    assert written.modules == done.modules
+
+
+def test_what_is_safetensors_already_keeps_its_name(folder, tmp_path):
+    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/pytorch_model.safetensors")
+    adapterhub.merge(folder, [lora(tmp_path / "lora.safetensors")], tmp_path / "out", undo=tmp_path / "undo")
+    adapterhub.unmerge(tmp_path / "out", [], tmp_path / "back", undo=tmp_path / "undo")
+    assert names(tmp_path / "out") == names(tmp_path / "back") == names(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adapterhub import merge
+from adapterhub import inspect, merge, unmerge
 from adapterhub.cli.options import strong_path
 from adapterhub.errors import LossyConversion, RefusedInput
 from tests.operations.a1111_nets import hypernetwork
-from tests.operations.merge_files import Q, base, change, content, expected, head, lora, place, shape
+from tests.operations.merge_files import CONV, OUT, Q, base, change, content, expected, head, lora, place, shape
 
 
 def multiplier(path: Path, factors: list[float]) -> Path:
@@ -44,6 +46,23 @@ def test_what_depends_on_the_weight_works_on_what_came_before(tmp_path: Path) ->
         assert np.abs(found - make(wanted)).max() <= np.abs(make(wanted)).max() * 2.0**-11
         before, after = content(model), content(path)
         assert {name for name, held in before.items() if after[name] != held} == {place("unet", Q)}
+
+
+def test_order_is_spoken_of_only_where_it_matters(tmp_path: Path) -> None:
+    model, b, net = (
+        base(tmp_path / "base.safetensors"),
+        multiplier(tmp_path / "b.safetensors", [0.5, -0.25]),
+        tmp_path / "net.pt",
+    )
+    same, other = (
+        lora(tmp_path / f"{name}.safetensors", modules={"unet": (path,)})
+        for name, path in (("same", Q), ("other", CONV))
+    )
+    hypernetwork(net, [2], [1, 1])
+    for given, matters in (([b], False), ([b, other], False), ([b, same], True), ([same, b], True), ([b, b], True), ([net], False),
+                           ([net, other], True)):  # fmt: skip
+        done = merge(model, given, tmp_path / "out.safetensors", architecture="sd1", dry_run=True)
+        assert ("order-matters" in [problem.code for problem in done.problems]) is matters, given
 
 
 @pytest.mark.parametrize("strength", [1.0, -0.5])
@@ -91,6 +110,8 @@ def test_a_hypernetwork_that_is_not_linear_or_meets_no_attention_is_refused(tmp_
         ("a.safetensors", (Path("a.safetensors"), 1.0)),
         ("a.safetensors:0.7", (Path("a.safetensors"), 0.7)),
         ("a.safetensors:-.5:2e-1", (Path("a.safetensors"), -0.5, 0.2)),
+        (r"C:\loras\a.safetensors:0.5", (Path(r"C:\loras\a.safetensors"), 0.5)),
+        ("C:/loras/a.safetensors", (Path("C:/loras/a.safetensors"), 1.0)),
         ("C:a.safetensors:1:0", (Path("C:a.safetensors"), 1.0, 0.0)),
         ("a:b:0.5", (Path("a:b"), 0.5)),
         ("a:0.1:0.2:0.3", (Path("a:0.1"), 0.2, 0.3)),
@@ -105,6 +126,63 @@ def test_a_file_of_that_whole_name_comes_first(tmp_path: Path, monkeypatch: pyte
     Path("a:0.5").touch()
     assert strong_path("a:0.5") == (Path("a:0.5"), 1.0)
     assert strong_path("a:0.5:0.25") == (Path("a:0.5"), 0.25)
+
+
+def test_what_is_no_strength_is_said_of_a_file_and_of_a_folder(tmp_path: Path, cli) -> None:
+    (tmp_path / "folder").mkdir()
+    lora(tmp_path / "a.safetensors")
+    for name in ("folder", "a.safetensors"):
+        for weight in ("0.7x", "0,5", "1:high"):
+            told = cli("merge", "base", f"{tmp_path / name}:{weight}", "-o", tmp_path / "out.safetensors")
+            assert (told.status, f"{name}" in told.err, "is no weight such as 0.7" in told.err) == (2, True, True)
+
+
+@pytest.mark.parametrize("text", ["", ":0.5", ":0.5:1"])
+@pytest.mark.parametrize("command", ["merge", "combine"])
+def test_an_empty_path_is_no_adapter(tmp_path: Path, cli, text: str, command: str) -> None:
+    told = cli(command, "base", text, "-o", tmp_path / "out.safetensors")
+    assert (told.status, "a path is empty" in told.err) == (2, True), told.err
+
+
+def test_names_that_are_no_text_are_merged_and_told(tmp_path: Path) -> None:
+    model = base(tmp_path / "base.safetensors")
+    a = lora(tmp_path / "a.safetensors").rename(tmp_path / os.fsdecode(b"odd\xff.safetensors"))
+    done = merge(model, [a], tmp_path / "out.safetensors", architecture="sd1", undo=tmp_path / "undo")
+    assert r"odd\udcff.safetensors:" in done.model_dump_json().replace(r"\\", "\\")
+    with safe_open(tmp_path / "out.safetensors", "np") as opened:
+        assert opened.metadata()["modelspec.merged_from"] == r"base, odd\udcff"
+    done = unmerge(tmp_path / "out.safetensors", [a], tmp_path / "back.safetensors", architecture="sd1")
+    assert "not-as-merged" not in [problem.code for problem in done.problems]
+    done = unmerge(tmp_path / "out.safetensors", [(a, 0.5)], tmp_path / "again.safetensors", architecture="sd1")
+    assert r"odd\udcff.safetensors" in [problem.where for problem in done.problems if problem.code == "not-as-merged"]
+    assert done.model_dump_json()
+
+
+def test_chance_is_another_for_every_tensor(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors", torch.bfloat16), tmp_path / "a.safetensors"
+    places, tensors, ones = [place("unet", module) for module in (Q, OUT)], load_file(model), {}
+    for module, name in ((Q, places[0]), (OUT, places[1])):
+        tensors[name] = torch.ones(64, 64, dtype=torch.bfloat16)
+        ones |= {
+            f"{head('unet', module)}.lora_down.weight": torch.ones(1, 64),
+            f"{head('unet', module)}.lora_up.weight": torch.ones(64, 1),
+        }
+    save_file(tensors, model)
+    save_file(ones, a)
+    merge(model, [(a, 0.001)], tmp_path / "out.safetensors", architecture="sd1", rounding="stochastic")
+    out = load_file(tmp_path / "out.safetensors")
+    assert [len(out[name].unique()) for name in places] == [2, 2]
+    assert not torch.equal(out[places[0]], out[places[1]])
+
+
+def test_an_adapter_that_fits_two_architectures_is_for_the_one_of_the_base(tmp_path: Path) -> None:
+    a = lora(tmp_path / "a.safetensors", modules={"unet": (Q,)})
+    assert (inspect(a).architecture, inspect(a).also) == ("sd1", ["sd2"])
+    model, out = base(tmp_path / "base.safetensors", architecture="sd2"), tmp_path / "out.safetensors"
+    merge(model, [a], out)
+    assert content(out) == expected(
+        model, {place("unet", Q, architecture="sd2"): lambda weight: weight + change(a, "unet", Q)}
+    )
 
 
 def test_the_commands_of_the_issue(tmp_path: Path, cli) -> None:

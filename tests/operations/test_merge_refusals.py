@@ -185,14 +185,28 @@ def test_overflows_are_counted_where_they_are_allowed(tmp_path: Path) -> None:
         ({"include": ["nothing*"]}, UsageError, "leave nothing to merge"),
         ({"exclude": ["*"]}, UsageError, "leave nothing to merge"),
         ({"rounding": "up"}, UnknownName, "unknown rounding"),
+        ({"adapters": [("a.safetensors", float("inf"))]}, UsageError, "a strength is a finite number"),
+        ({"adapters": [("a.safetensors", 1.0, float("nan"))]}, UsageError, "a strength is a finite number"),
         ({"seed": 3}, UsageError, "only stochastic rounding draws from a seed"),
         ({"dtype": "fp16", "undo": "u"}, UsageError, "an undo file restores safetensors, without shards"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(tmp_path: Path, options: dict, error: type[Exception], told: str) -> None:
     model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    asked = {"adapters": [adapter], "architecture": "sd1", **options}
     with pytest.raises(error, match=told):
-        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", **options)
+        merge(model, target=tmp_path / "out.safetensors", **asked)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_every_adapter_of_another_architecture_is_named(tmp_path: Path) -> None:
+    model, other = other_architecture(tmp_path)
+    second = other.rename(tmp_path / "b.safetensors")
+    other_architecture(tmp_path)
+    with pytest.raises(
+        NotAnAdapter, match=r"a\.safetensors is for Stable Diffusion XL.*; .*b\.safetensors is for Stable Diffusion XL"
+    ):
+        merge(model, [other, second, lora(tmp_path / "c.safetensors")], tmp_path / "out.safetensors")
 
 
 def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
@@ -214,6 +228,43 @@ def test_nothing_is_replaced_that_was_not_given_up(tmp_path: Path) -> None:
         merge(model, [], tmp_path / "out.safetensors")
     with pytest.raises(UsageError, match="say what to take out"):
         unmerge(model, [], tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".PNG"])
+def test_safetensors_are_not_written_under_the_name_of_another_container(tmp_path: Path, suffix: str) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    merge(model, [adapter], tmp_path / "out.safetensors", undo=tmp_path / "u", architecture="sd1")
+    out = tmp_path / f"out{suffix}"
+    for undo in (None, tmp_path / "u"):
+        with pytest.raises(UsageError, match=rf"out{suffix}: safetensors are not written as {suffix.lower()}"):
+            unmerge(tmp_path / "out.safetensors", [] if undo else [adapter], out, undo=undo)
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=rf"out{suffix}: safetensors are not written as {suffix.lower()}"):
+            merge(model, [adapter], out, architecture="sd1", dry_run=dry_run)
+    assert not out.exists()
+
+
+def test_what_a_cast_makes_infinite_is_counted_though_no_adapter_touches_it(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors", torch.float32), lora(tmp_path / "a.safetensors")
+    untouched = place("unet", "conv_in", "bias")
+    changed(model, lambda tensors: tensors[untouched].fill_(70000.0))
+    with pytest.raises(LossyConversion, match="2 numbers would become infinite"):
+        merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", dtype="fp16")
+    assert not (tmp_path / "out.safetensors").exists()
+    done = merge(model, [adapter], tmp_path / "out.safetensors", architecture="sd1", dtype="fp16", allow_loss=True)
+    assert "cast-overflow" in [problem.code for problem in done.problems]
+    assert done.exactness == "partial"
+    assert torch.isinf(load_file(tmp_path / "out.safetensors")[untouched]).all()
+
+
+def test_the_undo_file_is_not_the_output(tmp_path: Path) -> None:
+    model, adapter = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out = tmp_path / "out.safetensors"
+    (tmp_path / "sub").mkdir()
+    for undo in (out, tmp_path / "sub" / ".." / out.name):
+        with pytest.raises(UsageError, match="is the output itself"):
+            merge(model, [adapter], out, undo=undo, architecture="sd1")
+    assert not out.exists()
 
 
 def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adapterhub import convert, merge, unmerge
-from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
-from tests.operations.merge_files import OUT, Q, base, content, head, lora, place, shape
+from adapterhub import metadata as edit
+from adapterhub.errors import AdapterhubError, MalformedFile, RefusedInput, UsageError
+from tests.operations.merge_files import OUT, Q, base, changed, content, head, lora, place, shape
 
+Altered = Callable[[dict[str, torch.Tensor]], object]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -117,6 +121,104 @@ def test_a_model_or_an_undo_file_that_was_changed_is_refused(tmp_path: Path) -> 
     with pytest.raises(AdapterhubError, match=r"is not what .*out\.undo belongs to"):
         unmerge(out, [], back, undo=undo)
     assert not back.exists()
+
+
+def test_a_model_whose_metadata_were_edited_is_restored_all_the_same(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    edit(out, set={"modelspec.title": "Mine"})
+    for dry_run in (True, False):
+        done = unmerge(out, [], back, undo=undo, dry_run=dry_run)
+        (message,) = [problem.message for problem in done.problems if problem.code == "edited"]
+        assert "is not as merge wrote it" in message
+        assert back.exists() is not dry_run
+    assert back.read_bytes() == model.read_bytes()
+    assert done.exactness == "bit-exact"
+
+
+def test_a_folder_whose_documents_were_edited_is_restored_all_the_same(tmp_path: Path) -> None:
+    folder, out, undo, back = (tmp_path / name for name in ("folder", "out", "m.undo", "back"))
+    convert(base(tmp_path / "base.safetensors"), folder, to="diffusers", architecture="sd1")
+    merge(folder, [lora(tmp_path / "a.safetensors")], out, undo=undo, architecture="sd1")
+    edit(out / "unet" / "diffusion_pytorch_model.safetensors", set={"modelspec.title": "Mine"})
+    (out / "model_index.json").write_text("{}")
+    unmerge(out, [], back, undo=undo)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert filecmp.cmpfiles(folder, back, names, shallow=False) == (names, [], [])
+
+
+def other_numbers(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[place("unet", Q)] += 1
+
+
+def other_shapes(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[place("unet", Q)] = torch.ones(3, 5, dtype=torch.float16)
+
+
+def fewer_tensors(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[place("unet", Q)]
+
+
+def another_dtype(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[place("unet", Q)] = tensors[place("unet", Q)].float()
+
+
+@pytest.mark.parametrize("alter", [other_numbers, other_shapes, fewer_tensors, another_dtype])
+@pytest.mark.parametrize("adapter", [lora, relative])
+def test_another_model_is_not_what_the_undo_file_belongs_to(
+    tmp_path: Path, alter: Altered, adapter: Callable[[Path], Path]
+) -> None:
+    model, a = base(tmp_path / "base.safetensors"), adapter(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    changed(out, alter)
+    with pytest.raises(AdapterhubError, match=r"is not what .*out\.undo belongs to: its sha256 is") as refused:
+        unmerge(out, [], back, undo=undo)
+    assert "Give the model as merge wrote it" in str(refused.value)
+    assert refused.value.exit_status == 1
+    assert not back.exists()
+
+
+def test_a_model_that_is_cut_off_is_called_that(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    out.write_bytes(out.read_bytes()[:-1])
+    with pytest.raises(MalformedFile, match=r"out\.safetensors: .*missing"):
+        unmerge(out, [], back, undo=undo)
+    assert not back.exists()
+
+
+def said_of(work: Callable[[], object]) -> str | None:
+    """The message of the refusal, if there is one."""
+    try:
+        work()
+    except AdapterhubError as error:
+        return f"{error.message} {error.mend}"
+    return None
+
+
+def test_wherever_an_undo_file_is_damaged_it_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
+    out, undo, back = (tmp_path / name for name in ("out.safetensors", "out.undo", "back.safetensors"))
+    merge(model, [a], out, undo=undo, architecture="sd1")
+    raw, draw = undo.read_bytes(), random.Random(0)
+    for _ in range(80):
+        bent = bytearray(raw)
+        bent[draw.randrange(len(bent))] ^= 1 << draw.randrange(8)
+        undo.write_bytes(bent)
+        told = said_of(lambda: unmerge(out, [], back, undo=undo))
+        assert told is None or "out.undo" in told
+        if told is None:  # nothing of it was: the digest of the merged model
+            assert back.read_bytes() == model.read_bytes()
+            back.unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.safetensors",
+        "base.safetensors",
+        "out.safetensors",
+        "out.undo",
+    ]
 
 
 def test_subtracting_comes_within_the_rounding_that_it_states(tmp_path: Path) -> None:

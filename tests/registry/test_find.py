@@ -8,9 +8,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 import adapterhub
 from adapterhub.documents import Record
@@ -170,6 +172,32 @@ def test_a_model_is_told_what_it_takes(db, tmp_path):
     assert sorted(names(found)) == ["cats", "dogs", "ocean_wave"]
     assert found[0].readers is not None
     assert {one.name: one.readers["a1111"] for one in found}["cats"] == "loads"
+
+
+def test_what_fits_the_model_as_well_as_another_is_told_too(tmp_path):
+    folder, db = tmp_path / "adapters", tmp_path / "own.db"
+    folder.mkdir()
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_{}"
+    for path, module, width in (
+        ("either", "attn1_to_q", 1280),
+        ("one", "attn2_to_k", 768),
+        ("two", "attn2_to_k", 1024),
+    ):
+        pair = {"lora_down.weight": np.ones((2, width), "f4"), "lora_up.weight": np.ones((1280, 2), "f4")}
+        save_file(
+            {f"{name.format(module)}.{part}": value for part, value in pair.items()}, folder / f"{path}.safetensors"
+        )
+    adapterhub.index(folder, db=db)
+    adapterhub.export(tmp_path / "all.jsonl", db=db)
+    adapterhub.import_(tmp_path / "all.jsonl", db=tmp_path / "copy.db")
+    for architecture, told in (("sd1", ["either", "one"]), ("sd2", ["either", "two"]), ("sdxl", ["either"])):
+        model = base(tmp_path / f"{architecture}.safetensors", architecture=architecture)
+        fitting = [path.stem for path in sorted(folder.iterdir())
+                   if (fit := adapterhub.compatible(path, model).model) and fit.same_architecture]  # fmt: skip
+        assert fitting == told
+        for one in (db, tmp_path / "copy.db"):
+            assert sorted(names(adapterhub.list(Filter(fits=str(model)), db=one))) == told
+    assert sorted(names(adapterhub.list(Filter(architecture="sd2"), db=db))) == ["two"]
 
 
 class TestForms:

@@ -17,7 +17,7 @@ from adapterhub.files.folder import INDEX
 from adapterhub.files.tokenizer import TOKENIZERS
 
 _DOCUMENTS = (".json", ".txt")
-_STEMS = {"pytorch_model": "model"}
+STEMS = {"pytorch_model": "model"}
 """What transformers calls weights in safetensors that have another name as a pickle."""
 
 
@@ -41,7 +41,7 @@ class Other:
     def take(self, name: str, file: File) -> None:
         """Takes in a file of weights."""
         stem = name.partition(".")[0]
-        target = f"{self.name}/{_STEMS.get(stem, stem)}.safetensors"
+        target = f"{self.name}/{STEMS.get(stem, stem)}.safetensors"
         self.files[target] = File(file.tensors, {"format": "pt", **file.metadata})
         self.places |= {f"{self.name}/{name}:{tensor}": f"{target}:{tensor}" for tensor in file.tensors}
 

@@ -55,8 +55,8 @@ def block_of(module: Module, architecture: str) -> str | None:
 
 def blocks(given: str, architecture: str) -> Blocks:
     """What --blocks says: a file, the name of a preset, or the numbers of a vector themselves."""
-    if Path(given).is_file():
-        return Blocks(architecture, None, _patterns(Path(given)))
+    if (found := in_file(given)) is not None:
+        return Blocks(architecture, None, found)
     if Path(given).suffix == ".toml":
         raise UsageError(f"{given} is no file that exists", mend=f"Give a preset, a vector or a file. {_SHAPE}")
     like = _data()["like"].get(architecture)
@@ -67,6 +67,11 @@ def blocks(given: str, architecture: str) -> Blocks:
     if not re.fullmatch(r"[-+.\deE,\s]+", vector) or "," not in vector:
         raise UnknownName("preset of blocks", given, tuple(presets))
     return Blocks(architecture, _by_block(vector, like), {})
+
+
+def in_file(given: str | None) -> Mapping[str, float] | None:
+    """The factors by pattern, where --blocks names a file."""
+    return _patterns(Path(given)) if given is not None and Path(given).is_file() else None
 
 
 def _by_block(vector: str, like: str) -> dict[str, float]:

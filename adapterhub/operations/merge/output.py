@@ -15,7 +15,7 @@ from adapterhub.layouts.checkpoint.places import put_together
 from adapterhub.metadata import HASHED
 from adapterhub.operations.casting import Tally, as_dtype
 from adapterhub.operations.checkpoint import folder
-from adapterhub.operations.checkpoint.others import Other
+from adapterhub.operations.checkpoint.others import STEMS, Other
 from adapterhub.operations.checkpoint.prediction import told_of
 from adapterhub.operations.recipe import FIELD
 from adapterhub.operations.source import Source
@@ -97,7 +97,7 @@ def package(
     telling = next(name for name in opened.package.files if name != ASIDE_FILE)
     for name, file in opened.package.files.items():
         fields = {field: text for field, text in file.metadata.items() if field not in _UNTRUE}
-        made[_name(name)] = File(
+        made[_name(opened, name)] = File(
             tensors[name],
             {**beside_base, **fields, **told} if name == telling else fields,
             in_given_order=True,
@@ -116,9 +116,23 @@ def _documents(opened: Source) -> dict[str, object]:
     return {name: document for name, document in opened.package.documents.items() if not name.endswith(".index.json")}
 
 
-def _name(name: str) -> str:
-    """Every file is written as safetensors."""
-    return str(PurePosixPath(name).with_suffix(".safetensors"))
+def _name(opened: Source, name: str) -> str:
+    """What a file of the base is called in safetensors, as which every one is written; so that it is found, where it was a pickle
+    in a folder.
+    """
+    path = PurePosixPath(name)
+    stem, dot, variant = path.stem.partition(".")
+    pickled = opened.package.container == DIRECTORY and opened.package.files[name].container != SAFETENSORS
+    known = STEMS.get(stem, stem) if pickled else stem
+    return str(path.with_name(f"{known}{dot}{variant}.safetensors"))
+
+
+def place_of(opened: Source, place: str) -> str:
+    """Where what lies in a place of the base will lie."""
+    if len(opened.package.files) == 1:
+        return place
+    name, _, tensor = place.partition(":")
+    return f"{_name(opened, name)}:{tensor}"
 
 
 def request(opened: Source, dtype: str | None, allow_loss: bool, stem: str) -> Request:

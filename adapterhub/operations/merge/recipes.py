@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adapterhub import files
 from adapterhub.documents import Ingredient, Recipe
-from adapterhub.errors import AdapterhubError, RefusedInput
+from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
 from adapterhub.files.source import machine
-from adapterhub.metadata import utf8
 from adapterhub.operations.merge.strengths import Part
 from adapterhub.operations.recipe import FIELD, INPUT, named
 
@@ -86,20 +86,35 @@ def _options(order: Order) -> dict[str, Any]:
 
 def merged_from(order: Order) -> str:
     """ModelSpec's field: the names of all that was merged."""
-    return utf8(", ".join(path.stem for path in order.paths))
+    return ", ".join(Path(named(path)).stem for path in order.paths)
 
 
 def read(path: Path) -> Order:
-    """The order in a recipe: a JSON file, or the metadata of a model that was merged. RefusedInput where there is none.
+    """The order in a recipe, as `told`, with its inputs: they are looked for here, beside the recipe, and in folders beside it
+    that are called 0, 1, … by their place. UsageError where one is not there.
+    """
+    order = told(path, partial(_found, path))
+    if missing := [one.name for one in dict.fromkeys(order.paths) if not one.exists()]:
+        where = "not here" if path.parent.resolve() == Path.cwd() else f"neither here nor in {path.parent}"
+        raise UsageError(f"{path}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} {where}",
+                         mend="Go where they are, or put or link them here; adapterhub replay finds by sha256 what is indexed.")  # fmt: skip
+    return order
 
-    Its inputs are looked for here, beside the recipe, and in folders beside it that are called 0, 1, … by their place.
+
+def _named(place: int, one: Ingredient) -> Path:
+    return Path(one.name)
+
+
+def told(path: Path, found: Callable[[int, Ingredient], Path] = _named) -> Order:
+    """The order in a recipe: a JSON file, or the metadata of a model that was merged; where its inputs lie, says `found`.
+    RefusedInput where there is none.
     """
     try:
         recipe = Recipe.read(_text(path).encode())
         if recipe.command != "merge":
             raise ValueError(f"one of {recipe.command}")
         given = recipe.parameters
-        paths = [_found(path, place, one) for place, one in enumerate(recipe.inputs)]
+        paths = [found(place, one) for place, one in enumerate(recipe.inputs)]
         places = [given["base"][INPUT], *(one[INPUT] for one, _, _ in given["adapters"])]
         base, *adapters = (paths[place] for place in places)
         parts = [_part(path, *strengths) for path, (_, *strengths) in zip(adapters, given["adapters"], strict=True)]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Conversion, Exactness, LedgerEntry, Problem, Target
+from adapterhub.documents import Action, Conversion, Exactness, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.files import Package
 from adapterhub.operations.checkpoint.others import carried
 from adapterhub.operations.delivery import size_of
 from adapterhub.operations.ledger import summary
-from adapterhub.operations.merge.output import keys_by_place
+from adapterhub.operations.merge.output import keys_by_place, place_of
+from adapterhub.operations.merge.subtracted import subtracted
+from adapterhub.operations.merge.terms import Term
 from adapterhub.operations.problems import warning
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.work import NO_LOSS
@@ -68,8 +70,10 @@ def _of_base(run: Run) -> Iterator[LedgerEntry]:
         counted = max(len(terms.get(key, ())) for key in keys)
         cast = run.dtype is not None and any(_is_cast(run, key, tensors[key].dtype) for key in keys)
         reason = f"{counted} change{'s' if counted > 1 else ''} added" if counted else None
-        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[place],
-                          action="compute" if counted else "cast" if cast else "copy", reason=reason)  # fmt: skip
+        target = place_of(run.opened, place)
+        kept: Action = "copy" if target == place else "rename"
+        yield LedgerEntry(source=[f"{run.order.base}:{place}"], target=[target],
+                          action="compute" if counted else "cast" if cast else kept, reason=reason)  # fmt: skip
 
 
 def _is_cast(run: Run, key: Key, dtype: str) -> bool:
@@ -79,7 +83,7 @@ def _is_cast(run: Run, key: Key, dtype: str) -> bool:
 def _of_adapters(run: Run) -> Iterator[LedgerEntry]:
     places = run.opened.reading.places
     for source, keys, reason in run.plan.targets:
-        there = list(dict.fromkeys(places[key] for key in keys))
+        there = list(dict.fromkeys(place_of(run.opened, places[key]) for key in keys))
         yield LedgerEntry(source=source, target=there, action="compute", reason=reason)
     yield from run.plan.drops
     for one in run.adapters:
@@ -95,7 +99,8 @@ def _of_others(run: Run) -> Iterator[LedgerEntry]:
 
 
 def _exactness(run: Run) -> Exactness:
-    if run.plan.losses or any(_loses(one.source) for one in run.adapters) or sum(run.overflows.values()):
+    infinite = sum(run.overflows.values()) + run.tally.overflows
+    if run.plan.losses or any(_loses(one.source) for one in run.adapters) or infinite:
         return "partial"
     return "approximate" if run.dtype is not None or run.order.rounding != "nearest" else "exact"
 
@@ -108,7 +113,7 @@ def _problems(run: Run) -> Iterator[Problem]:
     for source in (run.opened, *(one.source for one in run.adapters)):
         yield from warnings_of(source.package)
         yield from source.problems
-    ordered = {key: terms for key, terms in run.plan.terms.items() if not all(term.commutes for term in terms)}
+    ordered = {key: terms for key, terms in run.plan.terms.items() if _have_order(terms, len(run.adapters))}
     if ordered:
         key = next(iter(ordered))
         names = ", ".join(sorted({term.title for terms in ordered.values() for term in terms if not term.commutes}))
@@ -116,8 +121,7 @@ def _problems(run: Run) -> Iterator[Problem]:
                       f"{names} in {len({key[:2] for key in ordered})} modules: what they do depends on the weight, and adapters "
                       f"work in the order given, each on what the ones before it made")  # fmt: skip
     if run.command == "unmerge":
-        yield warning("subtracted", "", "each number is within half a unit in the last place of its dtype for every merge that "
-                      "rounded it, and for this one: it need not be the base's own bits", "--undo restores them.")  # fmt: skip
+        yield from subtracted(run.order, [one.digest for one in run.adapters])
     for pattern in _idle(run):
         yield warning("pattern-fits-nothing", pattern, "fits no module of the adapters, and selects or weighs nothing",
                       "Patterns are globs over component.module, as in 'unet.*attn2*'.")  # fmt: skip
@@ -126,6 +130,12 @@ def _problems(run: Run) -> Iterator[Problem]:
             "overflow", "", f"{lost} numbers became infinite", "Merge at a lower strength, or with --dtype bf16."
         )
     yield from run.tally.problems()
+
+
+def _have_order(terms: Sequence[Term], adapters: int) -> bool:
+    """Whether another order of adapters would make another tensor; what is folded was computed from other tensors, too."""
+    several = len(terms) > 1 or (adapters > 1 and any(term.folded for term in terms))
+    return several and not all(term.commutes for term in terms)
 
 
 def _idle(run: Run) -> Iterator[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from adapterhub import files
 from adapterhub.adapter import Key, Kind
-from adapterhub.documents import Conversion, Forecast, Ingredient, LedgerEntry, Target
+from adapterhub.documents import Conversion, Forecast, Ingredient, LedgerEntry, Problem, Target
 from adapterhub.documents import Source as SourceDocument
-from adapterhub.errors import AdapterhubError, RefusedInput, UsageError
+from adapterhub.errors import AdapterhubError, MalformedFile, RefusedInput, UnknownName, UsageError
 from adapterhub.files import THREADS, File, Package
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
@@ -22,10 +23,12 @@ from adapterhub.operations.forecast import Load, forecast, sampled
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
 from adapterhub.operations.merge.arithmetic import one_thread_a_product, without
+from adapterhub.operations.merge.blocks import in_file
 from adapterhub.operations.merge.merge import carried_out
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
 from adapterhub.operations.merge.undo import Undo
+from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
@@ -39,6 +42,10 @@ def unmerge(
     target: Path | str,
     *,
     undo: Path | str | None = None,
+    blocks: str | None = None,
+    factors: Mapping[str, float] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     architecture: str | None = None,
     allow_loss: bool = False,
     dry_run: bool = False,
@@ -47,16 +54,22 @@ def unmerge(
 ) -> Conversion:
     """Writes the base of `merged` to `target`.
 
-    With the file `undo` that `merge` wrote, bit for bit: the sha256 of both is verified, that of the result before it is put
-    in place. Otherwise `adapters` (paths with strengths, as for `merge`) are subtracted, each number to within half a unit in
-    the last place for every rounding. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
+    With the file `undo` that `merge` wrote, bit for bit: the sha256 of the result is verified before it is put in place, so
+    that a model whose metadata were edited since will do. Otherwise `adapters` (paths with strengths, `blocks`, `include` and `exclude` as for `merge`; `factors` are what a
+    TOML of blocks holds) are subtracted, each number to within half a unit in the last place for every rounding. Raises what
+    `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
     """
     if (undo is None) == (not adapters):
         raise UsageError("say what to take out", mend="Give either --undo FILE or adapters.")
     if undo is None:
-        parts = [part(given).negated() for given in adapters]
-        order = Order(Path(merged), parts, architecture=architecture, allow_loss=allow_loss)
+        parts, found = [part(given).negated() for given in adapters], in_file(blocks)
+        order = Order(Path(merged), parts, blocks if found is None else None, factors if found is None else found,
+                      tuple(include), tuple(exclude), architecture=architecture, allow_loss=allow_loss)  # fmt: skip
         return carried_out("unmerge", order, target, undo=None, dry_run=dry_run, force=force, check=check)
+    asked = {"blocks": blocks, "factors": factors, "include": include, "exclude": exclude}
+    if named := [name for name, value in asked.items() if value]:
+        raise UsageError(f"an undo file says itself what is taken out, {', '.join(named)} included",
+                         mend="Give --undo without these, or the adapters themselves.")  # fmt: skip
     wish = Wish(source=Path(merged), target=str(target), to="single-file", force=force)
     wish.check()
     return _restored(wish, Path(undo), dry_run=dry_run)
@@ -69,10 +82,8 @@ def _restored(wish: Wish, path: Path, *, dry_run: bool) -> Conversion:
         digest = digest_at(wish.source)
         recipe.tell([Ingredient(name=recipe.named(wish.source), sha256=digest),
                      Ingredient(name=recipe.named(path), sha256=digest_of(package))])  # fmt: skip
-        if digest != told.merged:
-            raise AdapterhubError(f"{wish.source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
-                                  mend="Give the model as merge wrote it.")  # fmt: skip
         with (
+            _proven(wish.source, path, told, digest),
             open_adapter(wish.source, architecture=told.architecture, kinds=(Kind.CHECKPOINT,),
                          forgiven={"missing-weights"}) as opened,
             one_thread_a_product(),
@@ -115,20 +126,41 @@ def _chunks(opened: Source, told: Undo, key: Key) -> Iterator[Buffer]:
 def _bits(opened: Source, told: Undo, key: Key) -> bytearray:
     stored = opened.adapter.tensors[key]
     change, terms = told.weights[key]
-    predicted = stored.read() if terms is None else b"".join(step.tobytes() for step in without(stored, terms, key))
     try:
+        predicted = stored.read() if terms is None else b"".join(step.tobytes() for step in without(stored, terms, key))
         return undo.restored(change, predicted, stored)
-    except ValueError as error:
-        raise RefusedInput(f"{'.'.join(key[:2])}: the undo file does not fit: {error}",
-                           mend="It is damaged: get it again.") from None  # fmt: skip
+    except (ValueError, RuntimeError) as error:  # shapes that do not fit each other, in numpy and in torch
+        raise RefusedInput(f"{'.'.join(key[:2])}: {error}") from error
 
 
 def _require(base: str, path: Path) -> None:
     """The proof: what was restored is the base."""
-    found = digest_at(path)
+    try:
+        found = digest_at(path)
+    except MalformedFile:
+        raise RefusedInput("what was restored is no model") from None
     if found != base:
-        raise AdapterhubError(f"what was restored has the sha256 {found}, and the base {base}: nothing was put in place",
-                              mend="The undo file is damaged, or was made by another numpy: unmerge with the adapters.")  # fmt: skip
+        raise RefusedInput(f"what was restored has the sha256 {found}, and the base {base}")
+
+
+@contextmanager
+def _proven(source: Path, path: Path, told: Undo, digest: str) -> Iterator[None]:
+    """Says of what fails inside whether the model is another than merge wrote, or the undo file at `path` is damaged."""
+    try:
+        yield
+    except MalformedFile:  # the model itself is cut off, or changed while it was read
+        raise
+    except (RefusedInput, UnknownName) as error:
+        if digest != told.merged:
+            raise AdapterhubError(f"{source} is not what {path} belongs to: its sha256 is {digest}, and not {told.merged}",
+                                  mend="Give the model as merge wrote it.") from error  # fmt: skip
+        raise AdapterhubError(f"{path} does not restore the base: {error.message}: nothing was put in place",
+                              mend="The undo file is damaged, or was made by another numpy: unmerge with the adapters.") from error  # fmt: skip
+
+
+def _edited(source: Path, path: Path) -> Iterator[Problem]:
+    yield warning("edited", recipe.named(source), f"is not as merge wrote it when it wrote {recipe.named(path)}: what is restored is proven by the sha256 "
+                  "of the base")  # fmt: skip
 
 
 def _document(
@@ -155,6 +187,7 @@ def _document(
         modules=len({key[:2] for key in told.weights}),
         entries=entries,
         summary=summary(entries),
+        problems=list(_edited(wish.source, path)) if digest != told.merged else [],
         size=size_of(restored),
         undo=SourceDocument(path=str(path), sha256=files.sha256(path)),
         dry_run=dry_run,
