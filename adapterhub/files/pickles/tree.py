@@ -140,7 +140,9 @@ def _with_numbers(state: Any) -> Any:
     """`state` with a tensor for each number that stands beside the tensors of its module: HEAD.alpha, HEAD.lora_up.weight."""
     if not isinstance(state, dict):
         return state
-    numbers = {key for key, value in state.items() if isinstance(key, str) and "." in key and isinstance(value, _NUMBER)}
+    numbers = {
+        key for key, value in state.items() if isinstance(key, str) and "." in key and isinstance(value, _NUMBER)
+    }
     heads = {key.rsplit(".", dots)[0] for key, value in state.items() if numbers
              if isinstance(key, str) and isinstance(value, LazyTensor) for dots in _SUFFIXED}  # fmt: skip
     theirs = {key for key in numbers if key.rpartition(".")[0] in heads}
