@@ -28,6 +28,8 @@ from adapterhub.operations.work import NO_LOSS, Made
 
 _BUFFERS = 16 << 20
 """Bytes of memory that writing takes."""
+_ROUNDED = 0.5
+"""The largest relative error that rounding is believed to leave."""
 _SAME_NUMBERS = {"copy", "rename", "reshape", "split", "join", "metadata"}
 
 
@@ -165,4 +167,5 @@ def _exactness(made: Made, gap: Gap | None) -> Exactness:
     differs = gap is not None and gap.max_abs > 0
     if (actions <= _SAME_NUMBERS and not differs) or (gap is not None and gap.max_abs == 0.0 and not made.error):
         return "bit-exact"
-    return "approximate" if made.approximate or "cast" in actions else "exact"
+    rounded = gap is None or gap.relative <= _ROUNDED
+    return "approximate" if made.approximate or "cast" in actions or not rounded else "exact"

@@ -31,8 +31,19 @@ SAME_IN_BOTH = "the same in both models"
 SAME_ROUNDED = "the same in both models but for rounding"
 NOT_EXTRACTED = "no part of the difference that was asked for"
 NO_LOSS = frozenset(
-    {NOT_ASKED_FOR, UNWANTED, PRUNED, AVERAGED, OTHER_VAE, MADE_ANEW, UNCHECKED, BESIDE, SAME_IN_BOTH, SAME_ROUNDED,
-     NOT_EXTRACTED}
+    {
+        NOT_ASKED_FOR,
+        UNWANTED,
+        PRUNED,
+        AVERAGED,
+        OTHER_VAE,
+        MADE_ANEW,
+        UNCHECKED,
+        BESIDE,
+        SAME_IN_BOTH,
+        SAME_ROUNDED,
+        NOT_EXTRACTED,
+    }
 )
 """Why a tensor is dropped that nobody will miss."""
 

@@ -46,5 +46,7 @@ def test_models_of_different_architectures_are_named_and_called_that(tmp_path: P
     from tests.operations.checkpoint_files import weights as of
 
     paths = [saved(tmp_path / f"{name}.safetensors", of(name)) for name in ("sd1", "sd2")]
-    with pytest.raises(RefusedInput, match=r"these are for different models: .*sd1.safetensors is for sd1, .* is for sd2"):
+    with pytest.raises(
+        RefusedInput, match=r"these are for different models: .*sd1\.safetensors is for sd1, .* is for sd2"
+    ):
         adapterhub.extract(*paths, tmp_path / "c.safetensors", rank=2)

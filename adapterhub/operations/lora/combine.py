@@ -18,10 +18,11 @@ from adapterhub.operations.lora.effect import Effect
 from adapterhub.operations.lora.fold import sunken
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import bound
+from adapterhub.operations.lora.naming import naming
 from adapterhub.operations.lora.pairs import needs_base
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.scale import not_linear
-from adapterhub.operations.lora.sums import Mixing, combined, mixing_of, trimming, wanted
+from adapterhub.operations.lora.sums import Combined, Mixing, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.term import Term
 from adapterhub.operations.lora.threads import each
 from adapterhub.operations.problems import warning
@@ -85,7 +86,12 @@ def _changed(
         module: sum(tensor.nbytes for term in found for tensor in term.tensors.values())
         for module, found in terms.items()
     }
-    every = each(lambda module: combined(module, terms[module], mixing, request.dtype), read)
+
+    def made_of(module: Module) -> Combined:
+        with naming(module):
+            return combined(module, terms[module], mixing, request.dtype)
+
+    every = each(made_of, read)
     for (module, found), made in zip(terms.items(), every, strict=True):
         if made.cut is not None:
             cuts[module] = made.cut

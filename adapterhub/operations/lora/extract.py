@@ -122,7 +122,10 @@ class _Models:
     def same_rounded(self, module: Module, role: Role, dtype: str) -> bool:
         """Whether a tensor of one model is that of the other rounded to `dtype`."""
         found = [model[module][role] for model in (self.tuned, self.base)]
-        bits = [tensor.read() if tensor.dtype == dtype else deltas.lazy(deltas.tensor(tensor), dtype).read() for tensor in found]
+        bits = [
+            tensor.read() if tensor.dtype == dtype else deltas.lazy(deltas.tensor(tensor), dtype).read()
+            for tensor in found
+        ]
         return bits[0] == bits[1]
 
     def has(self, module: Module, role: Role) -> bool:

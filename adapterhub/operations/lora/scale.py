@@ -52,7 +52,8 @@ def scale(
     """Writes the LoRA at `source` to `target` with ΔW times `factor`, in the text encoders times `te` if that is given.
 
     Into "alpha" where a layout keeps one, which changes no other number; into "weights" one factor of each product is
-    multiplied, exactly for powers of two, else rounded once. What no alpha scales is multiplied itself: full differences,
+    multiplied, exactly for powers of two, else rounded once. A factor of 0 always goes into the weights: trainers take an
+    alpha of 0 for the rank. What no alpha scales is multiplied itself: full differences,
     norms, biases, IA3. Embeddings that travel along stay. Raises BrokenAdapter, listing them, for modules whose strength is
     not linear: DoRA, OFT, BOFT.
     """
@@ -91,7 +92,7 @@ def scaled(tensors: Roles, factor: float, *, into_weights: bool = False) -> dict
     algorithm = algorithm_of(tensors)
     made = dict(tensors)
     if algorithm is not None and algorithm.factors:
-        by_alpha = not into_weights and (R.SCALE in tensors or rank_of(tensors) is not None)
+        by_alpha = factor and not into_weights and (R.SCALE in tensors or rank_of(tensors) is not None)
         made = _by_alpha(tensors, factor) if by_alpha else _by_weights(tensors, factor)
     made |= {role: _times(tensors[role], factor) for role in _ADDED if role in tensors}
     if R.IA3_L in tensors:

@@ -14,6 +14,7 @@ from adapterhub.layouts.lora.placing import AlphaPlace, LoraLayout
 from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora import translate as conventions
+from adapterhub.operations.lora.naming import naming
 from adapterhub.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtyp
         algorithm = algorithm_of(roles)
         made, error = (roles, 0.0)
         if algorithm is not None and algorithm.name not in ("norm", "embedding"):
-            made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
-                _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
+            with naming(module):
+                made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
+                    _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
             step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}")
         tensors |= _keyed(module, made)
         worst = max(worst, error)
