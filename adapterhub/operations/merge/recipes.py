@@ -94,7 +94,7 @@ def read(path: Path) -> Order:
     Its inputs are looked for here, beside the recipe, and in folders beside it that are called 0, 1, … by their place.
     """
     try:
-        recipe = Recipe.read(_text(path).encode())
+        recipe = Recipe.read(text_of(path).encode())
         if recipe.command != "merge":
             raise ValueError(f"one of {recipe.command}")
         given = recipe.parameters
@@ -133,7 +133,8 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The JSON of a recipe: of a file, or in the metadata of a model; empty where that has none."""
     if not path.is_dir():
         with machine("read", path), path.open("rb") as stream:
             if path.suffix == ".json" or _is_json(stream.read(_HEAD)):

@@ -23,6 +23,7 @@ from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge import output, undo
 from adapterhub.operations.merge.arithmetic import one_thread_a_product, without
 from adapterhub.operations.merge.merge import carried_out
+from adapterhub.operations.merge.recalled import differences
 from adapterhub.operations.merge.recipes import Order
 from adapterhub.operations.merge.strengths import Given, part
 from adapterhub.operations.merge.undo import Undo
@@ -49,14 +50,18 @@ def unmerge(
 
     With the file `undo` that `merge` wrote, bit for bit: the sha256 of both is verified, that of the result before it is put
     in place. Otherwise `adapters` (paths with strengths, as for `merge`) are subtracted, each number to within half a unit in
-    the last place for every rounding. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
+    the last place for every rounding; where the recipe in `merged` tells of another merge, that is told. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
     """
     if (undo is None) == (not adapters):
         raise UsageError("say what to take out", mend="Give either --undo FILE or adapters.")
     if undo is None:
-        parts = [part(given).negated() for given in adapters]
-        order = Order(Path(merged), parts, architecture=architecture, allow_loss=allow_loss)
-        return carried_out("unmerge", order, target, undo=None, dry_run=dry_run, force=force, check=check)
+        parts = [part(given) for given in adapters]
+        order = Order(Path(merged), [one.negated() for one in parts], architecture=architecture, allow_loss=allow_loss)
+        done = carried_out("unmerge", order, target, undo=None, dry_run=dry_run, force=force, check=check)
+        return done.model_copy(update={"problems": [*done.problems, *differences(Path(merged), parts, done)]})
+    if asked := [name for name, given in (("--architecture", architecture), ("--allow-loss", allow_loss)) if given]:
+        raise UsageError(f"the undo file says what is restored, and leaves nothing to {' and '.join(asked)}",
+                         mend="Leave that out.")  # fmt: skip
     wish = Wish(source=Path(merged), target=str(target), to="single-file", force=force)
     wish.check()
     return _restored(wish, Path(undo), dry_run=dry_run)
