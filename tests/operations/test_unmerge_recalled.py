@@ -29,10 +29,8 @@ def test_what_was_merged_otherwise_is_told(tmp_path: Path, files: tuple[Path, Pa
     assert odd(unmerge(merged, [a], out, architecture="sd1", force=True)) == [
         "a.safetensors: it was merged at 0.7:0.2, and is subtracted at 1:1"
     ]
-    assert odd(unmerge(merged, [(a, 0.7, 0.2), b], out, architecture="sd1", dry_run=True, force=True)) == [
-        "b.safetensors: the last merge that the model tells of does not name this file, and taking out what is not in it "
-        "changes it more"
-    ]
+    (told,) = odd(unmerge(merged, [(a, 0.7, 0.2), b], out, architecture="sd1", dry_run=True, force=True))
+    assert told.startswith("b.safetensors: the last merge that the model tells of does not name this file")
     assert odd(unmerge(model, [a], out, architecture="sd1", force=True)) == []
 
 
