@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,3 +62,12 @@ def test_a_file_is_named_without_an_empty_place_behind_it(tmp_path: Path) -> Non
 def test_values_that_are_not_finite_are_refused_with_the_module(tmp_path: Path) -> None:
     with pytest.raises(BrokenAdapter, match=LINEAR):
         adapterhub.resize(saved(tmp_path / "a.safetensors", BROKEN), tmp_path / "b.safetensors", rank=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 1}, {"rank": 1, "method": "ties"}])
+def test_biases_of_different_lengths_have_no_sum(tmp_path: Path, options: dict[str, Any]) -> None:
+    paths = [saved(tmp_path / f"{n}.safetensors", {LINEAR: {**lora(SHAPES[LINEAR]), "diff_b": np.ones(n, "f4")}})
+             for n in (6, 320)]  # fmt: skip
+    with pytest.raises(BrokenAdapter) as refused:
+        adapterhub.combine(paths, tmp_path / "c.safetensors", **options)
+    assert refused.value.places == (f"unet.{LINEAR}: biases of different lengths, 6 and 320",)

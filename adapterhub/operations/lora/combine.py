@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from adapterhub.adapter import Adapter, Key, Module
+from adapterhub.adapter import Adapter, Key, Module, Role
 from adapterhub.algorithms import algorithm_of, extent, label
 from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, UsageError
@@ -29,6 +29,8 @@ from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
+
+_BIASES = (Role.DIFF_B, Role.UP_BIAS, Role.B_NORM)
 
 
 @recorded("combine", "adapters")
@@ -144,6 +146,9 @@ def _faults(terms: Sequence[Term], mixing: Mixing) -> Iterator[str]:
     extents = {extent(term.tensors) for term in terms}
     if len(extents) > 1 and all(None not in size for size in extents):
         yield "weights of different shapes, " + " and ".join(f"{rows}×{columns}" for rows, columns in extents)
+    lengths = {term.tensors[role].size for term in terms for role in _BIASES if role in term.tensors}
+    if len(lengths) > 1:
+        yield "biases of different lengths, " + " and ".join(map(str, sorted(lengths)))
     for term in terms:
         algorithm = algorithm_of(term.tensors)
         name = label(term.tensors, algorithm) if algorithm else "this"
