@@ -29,7 +29,7 @@ from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
 from adapterhub.operations.lora.threads import one_thread_in_each
 from adapterhub.operations.problems import warning
-from adapterhub.operations.source import open_adapter
+from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import USUAL, Wish, usual
 from adapterhub.operations.work import Made, Request
 from adapterhub.tensors import item
@@ -99,8 +99,7 @@ def rework(
     for path in paths:
         replace(wish, source=path).check()
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,)))
-                  for path in paths]  # fmt: skip
+        opened = _opened(paths, output.architecture, kind, stack)
         own = opened[0].layout
         wish = wish if named else replace(wish, to=usual(own, Kind.LORA, output.target))
         _, request = wish.met(Kind.LORA, own)
@@ -118,6 +117,17 @@ def rework(
         digest = deliver(made, place, output.force, source, proof)
         done = report.document(None, digest, proof.gap)
         return _told(done, command, paths, list(map(digest_of, opened)), changed, proof)
+
+
+def _opened(paths: Sequence[Path], told: str | None, kind: Kind, stack: ExitStack) -> list[Source]:
+    """The files, all for one architecture where there is one that each of them fits."""
+    opened = [stack.enter_context(open_adapter(path, architecture=told, kinds=(kind,))) for path in paths]
+    names = [one.adapter.architecture for one in opened]
+    shared = next(
+        (name for name in names if all(name in (one.adapter.architecture, *one.identity.also) for one in opened)), None
+    )
+    return [one if shared in (None, name) else stack.enter_context(open_adapter(path, architecture=shared, kinds=(kind,)))
+            for path, name, one in zip(paths, names, opened, strict=True)]  # fmt: skip
 
 
 def _proving(changed: Changed, made: Made, base: Base) -> float:
