@@ -44,8 +44,10 @@ class Wish:
 
     def check(self) -> None:
         """Raises UsageError for what cannot be meant, whatever the source is."""
-        in_place = self.extract_embeddings or self.whole.changes or self.dtype is not None
-        if (self.to is None) == (self.for_tool is None) and not (in_place and self.to is None):
+        in_place = self.extract_embeddings or self.whole.changes or self.dtype is not None or self.algorithm is not None
+        if self.to is not None and self.for_tool is not None:
+            raise UsageError("--to and --for both say what to convert to", mend="Give one of them.")
+        if self.to is None and self.for_tool is None and not in_place:
             raise UsageError("say what to convert to", mend="Give either --to LAYOUT or --for TOOL.")
         if self.algorithm is not None and self.algorithm not in ALGORITHMS:
             raise UnknownName("algorithm", self.algorithm, ALGORITHMS)

@@ -11,6 +11,7 @@ import pytest
 import adapterhub
 from adapterhub.errors import BrokenAdapter, NeedsBase
 from tests.conftest import Outcome
+from tests.operations import merge_files
 from tests.operations.made_loras import CONV, LINEAR, POINT, SHAPES, Arrays, full, loha, lora, read, saved
 
 BROKEN = {POINT: lora(SHAPES[POINT]), LINEAR: {**loha(SHAPES[LINEAR]), "hada_w1_a": np.full((320, 2), np.nan, "f4")}}
@@ -32,6 +33,22 @@ def test_a_module_that_needs_the_base_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.safetensors", {POINT: lora(SHAPES[POINT]), LINEAR: rotation})
     with pytest.raises(NeedsBase, match=r"attn2\.to_k: the change that oft makes"):
         adapterhub.convert(path, tmp_path / "b.safetensors", to="kohya", as_algorithm="lora", rank=2)
+
+
+def test_a_module_that_does_not_fit_the_base_is_named(tmp_path: Path) -> None:
+    rotation: Arrays = {"oft_blocks": np.zeros((2, 3, 4, 4), "f4"), "alpha": np.float32(0)}
+    path = saved(tmp_path / "a.safetensors", {LINEAR: rotation})
+    base = merge_files.base(tmp_path / "base.safetensors")
+    for name in ("lora", "full"):
+        with pytest.raises(BrokenAdapter, match=r"attn2\.to_k: the shapes of a module do not fit"):
+            adapterhub.convert(
+                path,
+                tmp_path / "b.safetensors",
+                to="kohya",
+                as_algorithm=name,
+                base=base,
+                rank=2 if name == "lora" else None,
+            )
 
 
 def test_a_factor_of_0_leaves_no_alpha_of_0_which_trainers_take_for_the_rank(tmp_path: Path) -> None:
@@ -71,3 +88,24 @@ def test_biases_of_different_lengths_have_no_sum(tmp_path: Path, options: dict[s
     with pytest.raises(BrokenAdapter) as refused:
         adapterhub.combine(paths, tmp_path / "c.safetensors", **options)
     assert refused.value.places == (f"unet.{LINEAR}: biases of different lengths, 6 and 320",)
+
+
+def test_what_is_given_twice_or_not_at_all_is_told_as_that(tmp_path: Path, cli) -> None:
+    path, out = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR])}), tmp_path / "b.safetensors"
+    said = {
+        ("resize", path, "--rank", 1, "--tolerance", 0.1): "--rank and --tolerance say twice how small it is to be",
+        ("resize", path): "say how small it is to be",
+        ("convert", path, "--to", "kohya", "--for", "a1111"): "--to and --for both say what to convert to",
+        ("convert", path): "say what to convert to",
+        ("combine", f"{path}:0.5:0.2"): "one weight, for UNet and text encoders alike; scale --te makes them differ",
+    }
+    for command, message in said.items():
+        done = cli(*command, "-o", out)
+        assert (done.status, message in done.err, out.exists()) == (2, True, False), done.err
+
+
+def test_another_algorithm_is_written_in_the_layout_that_there_is(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors", {LINEAR: loha(SHAPES[LINEAR])})
+    done = adapterhub.convert(path, tmp_path / "b.safetensors", as_algorithm="lora")
+    assert (done.target.layout, done.exactness) == ("kohya", "exact")
+    assert adapterhub.inspect(tmp_path / "b.safetensors").algorithms == {"lora": 1}

@@ -90,8 +90,11 @@ def resize(
 
 def _bound(rank: int | None, tolerance: float | None, size: float | None, energy: float | None) -> Bound | None:
     """What ranks, tolerances and energies allow; None for a size, which is about all modules together."""
-    if sum(given is not None for given in (rank, tolerance, size, energy)) != 1:
-        raise UsageError("say how small it is to be", mend="Give one of --rank, --tolerance, --size and --energy.")
+    given = [name for name, value in (("--rank", rank), ("--tolerance", tolerance), ("--size", size), ("--energy", energy))
+             if value is not None]  # fmt: skip
+    if len(given) != 1:
+        why = f"{' and '.join(given)} say twice" if given else "say"
+        raise UsageError(f"{why} how small it is to be", mend="Give one of --rank, --tolerance, --size and --energy.")
     if size is not None and not 0 < size < math.inf:
         raise UsageError(f"{size} is no size", mend="Give megabytes.")
     if energy is not None and not 0 < energy <= 1:

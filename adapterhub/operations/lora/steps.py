@@ -79,7 +79,9 @@ def _as_full(base: Base, module: Module, roles: Roles, dtype: str | None) -> tup
         return as_full(roles, weight, dtype=stored), 0.0
 
     def chunks() -> Iterable[bytes]:
-        yield as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF].read()
+        with naming(module):
+            made = as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF]
+        yield made.read()
 
     bias = bias_of(found, roles, base.value(module, bias=True), stored)
     return {R.DIFF: LazyTensor(stored, shape, chunks), **bias}, 0.0
