@@ -109,3 +109,12 @@ def test_another_algorithm_is_written_in_the_layout_that_there_is(tmp_path: Path
     done = adapterhub.convert(path, tmp_path / "b.safetensors", as_algorithm="lora")
     assert (done.target.layout, done.exactness) == ("kohya", "exact")
     assert adapterhub.inspect(tmp_path / "b.safetensors").algorithms == {"lora": 1}
+
+
+@pytest.mark.parametrize("shape", [(160, 4, 2), (320, 4, 3, 3)])
+def test_a_second_matrix_with_a_kernel_is_damage(tmp_path: Path, cli, shape: tuple[int, ...]) -> None:
+    path = saved(tmp_path / "a.safetensors", {LINEAR: {**lora(SHAPES[LINEAR]), "lora_up.weight": np.ones(shape, "f4")}})
+    for command in (["convert", "--to", "kohya"], ["resize", "--rank", 1], ["scale", 0.5]):
+        done = cli(command[0], path, *command[1:], "-o", tmp_path / "b.safetensors")
+        assert (done.status, f"lora_up is F32 {list(shape)}, which no lora_up is" in done.err) == (3, True), done.err
+    assert not adapterhub.validate(path).valid
