@@ -14,6 +14,7 @@ from adapterhub.operations.lora.as_full import bias_of
 from adapterhub.operations.lora.deltas import Additive, Delta, change, delta, lazy
 from adapterhub.operations.lora.deltas.truncation import Pair, Truncated, of_matrix
 from adapterhub.operations.lora.pairs import computed
+from adapterhub.operations.lora.shapes import require_fitting
 from adapterhub.tensors import LazyTensor, Shape, holds, scalar
 
 R = Role
@@ -58,6 +59,8 @@ def as_lora(
         return AsLora(dict(tensors), exact=True, error=0.0)
     dtype = computed(dtype, tensors)
     shape = tuple(weight.shape) if weight is not None else weight_shape
+    if shape is not None:
+        require_fitting(tensors, shape)
     bias = bias_of(found, tensors, base_bias, dtype)
     pair = found.pair() if isinstance(found, Additive) else None
     if pair is not None and (rank is None or pair.rank <= rank):

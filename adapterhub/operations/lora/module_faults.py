@@ -39,7 +39,6 @@ def is_plain(tensors: Roles) -> bool:
         or len(tensors) > (2 if alpha is None else 3)
         or len(up.shape) not in _FACTOR
         or len(down.shape) not in _FACTOR
-        or not _is_point(up)
     ):
         return False
     return 0 < down.shape[0] == up.shape[1] and (alpha is None or is_number(alpha))
@@ -76,17 +75,8 @@ def _shapes(where: str, tensors: Roles) -> Iterator[Problem]:
                     where,
                     f"{_told(role, tensor)}, and must be one number",
                 )
-        elif (
-            len(tensor.shape) not in _AXES.get(role, _FACTOR)
-            or tensor.dtype not in _NUMBERS
-            or (role is _UP and not _is_point(tensor))
-        ):
+        elif len(tensor.shape) not in _AXES.get(role, _FACTOR) or tensor.dtype not in _NUMBERS:
             yield error("impossible-shape", where, f"{_told(role, tensor)}, which no {role} is", "The file is damaged.")
-
-
-def _is_point(up: LazyTensor) -> bool:
-    """Whether the second matrix has no kernel, or one of a single position."""
-    return len(up.shape) == 2 or all(size == 1 for size in up.shape[2:])
 
 
 def _told(role: Role, tensor: LazyTensor) -> str:
