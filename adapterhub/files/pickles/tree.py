@@ -31,7 +31,8 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
 
     The tensors of a dictionary of tensors, wrapped in `state_dict` or not, keep their keys; those of any other structure
     are named by the way to them, with dots; so are those beside `state_dict`. Numbers and texts there, and in a dictionary of
-    nothing but these and tensors, are metadata, but a number of a module is one of its tensors. Refusal where the tree is too deep, too large, or contains itself.
+    nothing but these and tensors, are metadata, but a number of a module is one of its tensors. Refusal where the tree is too
+    deep, too large, or contains itself.
     """
     tree = _Tree(limits).plain(root, 0)[0]
     state, others = _state(tree)

@@ -54,7 +54,8 @@ def extract(
     Each changed weight by its best approximation of `rank`, or of the smallest rank with a relative error (Frobenius) of at
     most `tolerance`; convolutions too (LoCon). Small matrices are decomposed exactly, large ones by a randomised method with a
     fixed seed (`low_rank.randomised`); what is told is measured on the written file. `biases` and `norms` add what these changed
-    by. Weights that are the same, or the same once rounded to the dtype of the other model, take nothing. Factors have `dtype`, else F32.
+    by. Weights that are the same, or the same once rounded to the dtype of the other model, take nothing. Factors have `dtype`,
+    else F32.
 
     Raises RefusedInput where the models are of different architectures or shapes, or nothing differs.
     """

@@ -50,7 +50,8 @@ def unmerge(
 
     With the file `undo` that `merge` wrote, bit for bit: the sha256 of both is verified, that of the result before it is put
     in place. Otherwise `adapters` (paths with strengths, as for `merge`) are subtracted, each number to within half a unit in
-    the last place for every rounding; where the recipe in `merged` tells of another merge, that is told. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
+    the last place for every rounding; where the recipe in `merged` tells of another merge, that is told. Raises what
+    `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
     """
     if (undo is None) == (not adapters):
         raise UsageError("say what to take out", mend="Give either --undo FILE or adapters.")
