@@ -197,6 +197,14 @@ def extent(tensors: Roles) -> Extent:
     return (None, None)
 
 
+def length_along(tensors: Roles) -> int | None:
+    """How many numbers an IA3 has that may run along either side of its weight, as far as its shape tells."""
+    multiplier = tensors.get(R.IA3_L)
+    if multiplier is not None:
+        return multiplier.size if len(multiplier.shape) > 2 else None
+    return tensors[R.IA3_WEIGHT].size if R.IA3_WEIGHT in tensors else None
+
+
 def fits(measured: Extent, weight: Shape) -> bool:
     """Whether a measured extent agrees with a weight of shape `weight`."""
     rows, columns = measured

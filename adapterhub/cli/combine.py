@@ -24,4 +24,13 @@ from adapterhub.cli.writing import dtype, rank, show, tolerance, writing
 @dtype
 @writing
 def command(weighted: tuple[str, ...], target: str, db: Path | None, as_json: bool, **options: Any) -> None:
-    show(adapterhub.combine([*map(weighted_path, weighted)], target, **options), db=db, as_json=as_json)
+    show(adapterhub.combine([*map(_term, weighted)], target, **options), db=db, as_json=as_json)
+
+
+def _term(text: str) -> tuple[Path, float]:
+    """PATH or PATH:WEIGHT, and a word for who gives two weights, as `merge` takes them."""
+    path, weight = weighted_path(text)
+    inner, _ = weighted_path(str(path))
+    if not path.exists() and inner.exists():
+        raise click.BadParameter(f"{inner}: one weight, for UNet and text encoders alike; scale --te makes them differ")
+    return path, weight

@@ -70,7 +70,11 @@ def _message(error: AdapterhubError) -> str:
 def _details(error: AdapterhubError) -> list[str]:
     if isinstance(error, LossyConversion):
         return _listed(f"{what}: {why}" for what, why in error.losses)
-    return _listed(error.places) if isinstance(error, BrokenAdapter) else []
+    return (
+        _listed(place for place in error.places if place not in error.message)
+        if isinstance(error, BrokenAdapter)
+        else []
+    )
 
 
 def _listed(texts: Iterable[str]) -> list[str]:

@@ -15,19 +15,22 @@ from adapterhub.documents import Command, Conversion, Exactness, Forecast
 from adapterhub.documents import Source as SourceDocument
 from adapterhub.documents import Target as TargetDocument
 from adapterhub.errors import UsageError
-from adapterhub.files import Package, safetensors
+from adapterhub.files import File, Package, safetensors
 from adapterhub.metadata import HASHED
 from adapterhub.operations.compare import Gap
 from adapterhub.operations.forecast import Load, forecast
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.proof import Proof
-from adapterhub.operations.recipe import written_into
+from adapterhub.operations.recipe import drafted, written_into
 from adapterhub.operations.source import Source, warnings_of
 from adapterhub.operations.wish import Wish
 from adapterhub.operations.work import NO_LOSS, SAME_IDS, Made
+from adapterhub.tensors import DTYPE_BITS, LazyTensor
 
 _BUFFERS = 16 << 20
 """Bytes of memory that writing takes."""
+_ROUNDED = 0.5
+"""The largest relative error that rounding is believed to leave."""
 _SAME_NUMBERS = {"copy", "rename", "reshape", "split", "join", "metadata"}
 
 
@@ -118,7 +121,7 @@ class Report:
         made = self.made
         odd = [problem.model_copy(update={"mend": made.mended.get(problem.code, problem.mend)})
                for problem in self.opened.problems]  # fmt: skip
-        size = size_of(made.encoded.package)
+        size = size_of(drafted(made.encoded.package))
         return Conversion(
             source=SourceDocument(path=str(self.wish.source), sha256=hashed.result() if hashed else None),
             target=TargetDocument(path=str(self.place), sha256=digest, layout=self.layout),
@@ -147,8 +150,14 @@ class Report:
 
 def size_of(package: Package) -> int:
     """The bytes of all tensor files, as safetensors has them."""
-    return sum(len(file.head or safetensors.render_header(file.tensors.items(), file.metadata))
+    return sum(len(file.head or safetensors.render_header(_in_order(file), file.metadata))
                + sum(tensor.nbytes for tensor in file.tensors.values()) for file in package.files.values())  # fmt: skip
+
+
+def _in_order(file: File) -> Iterable[tuple[str, LazyTensor]]:
+    """The tensors as safetensors has them, if it can hold them all."""
+    held = all(tensor.dtype in DTYPE_BITS for tensor in file.tensors.values())
+    return safetensors.in_order(file.tensors) if held and not file.in_given_order else file.tensors.items()
 
 
 def of_inputs(done: Conversion, command: Command, paths: Sequence[Path], digests: Sequence[str | None]) -> Conversion:
@@ -166,4 +175,5 @@ def _exactness(made: Made, gap: Gap | None) -> Exactness:
     if (actions <= _SAME_NUMBERS and not differs) or (gap is not None and gap.max_abs == 0.0 and not made.error):
         return "bit-exact"
     rounded = any(entry.action == "cast" and entry.reason != SAME_IDS for entry in made.entries)
-    return "approximate" if made.approximate or rounded else "exact"
+    measured = gap is not None and gap.relative > _ROUNDED
+    return "approximate" if made.approximate or rounded or measured else "exact"

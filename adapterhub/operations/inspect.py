@@ -18,8 +18,8 @@ from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.identity import Identity
 from adapterhub.operations import work
-from adapterhub.operations.problems import grouped
-from adapterhub.operations.source import decoded, warnings_of
+from adapterhub.operations.problems import grouped, warning
+from adapterhub.operations.source import decoded, titled, warnings_of
 
 if TYPE_CHECKING:
     from adapterhub.fingerprint import Weights
@@ -58,6 +58,10 @@ def inspect(
             problems += odd
         if spectrum and reading is not None and reading.kind is Kind.LORA:
             fields["spectrum"] = _spectrum(reading, base, variant, identity)
+        elif spectrum:
+            problems.append(
+                warning("no-spectrum", "", f"a spectrum is measured of LoRAs, and this is {titled(identity.kind)}")
+            )
         if tensors:
             fields["listing"] = _listing(package, reading)
         return Inspection(

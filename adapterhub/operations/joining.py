@@ -47,4 +47,4 @@ def _agreed(readings: Sequence[Reading], own: Collection[str]) -> dict[str, str]
 
 def place(source: Source, name: str) -> str:
     """Where a tensor lies, among those of several sources."""
-    return f"{source.package.path}:{name}"
+    return f"{source.package.path}:{name}" if name else str(source.package.path)

@@ -197,20 +197,29 @@ def tell(inputs: list[Ingredient], parameters: Mapping[str, Any] | None = None) 
 @contextmanager
 def written_into(package: Package) -> Iterator[Package]:
     """The package with the recipe in the metadata of its first file, where that is safetensors; digests are computed beside."""
-    making = _CURRENT.get()
-    name = next(
-        (name for name, file in package.files.items() if file.container == SAFETENSORS and name != files.ASIDE_FILE),
-        None,
-    )
-    if making is None or name is None:
+    making, told = _CURRENT.get(), drafted(package)
+    if making is None or told is package:
         yield package
         return
     with ThreadPoolExecutor(1) as beside:
         found = beside.submit(making.recipe)
-        file = package.files[name]
-        first = replace(file, metadata={**file.metadata, FIELD: as_text(making.draft())},
-                        late=lambda: {FIELD: as_text(found.result())})  # fmt: skip
-        yield replace(package, files={**package.files, name: first})
+        name, file = next((name, file) for name, file in told.files.items() if file is not package.files[name])
+        first = replace(file, late=lambda: {FIELD: as_text(found.result())})
+        yield replace(told, files={**told.files, name: first})
+
+
+def drafted(package: Package) -> Package:
+    """The package with the recipe's draft in its place; itself where it is to have none."""
+    making = _CURRENT.get()
+    first = next(
+        (name for name, file in package.files.items() if file.container == SAFETENSORS and name != files.ASIDE_FILE),
+        None,
+    )
+    if making is None or first is None:
+        return package
+    file = package.files[first]
+    told = replace(file, metadata={**file.metadata, FIELD: as_text(making.draft())})
+    return replace(package, files={**package.files, first: told})
 
 
 def as_text(recipe: Recipe) -> str:

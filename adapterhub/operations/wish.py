@@ -19,6 +19,7 @@ ALGORITHMS = ("lora", "full")
 USUAL = "kohya"
 """The layout where none is named and the source's own is not written under such a name."""
 _FILE_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".png", ".webp")
+_SAY_WHAT = "Give either --to LAYOUT or --for TOOL."
 _EXTRACTED = "kohya"
 """The layout of extracted embeddings, if none is named."""
 
@@ -44,9 +45,11 @@ class Wish:
 
     def check(self) -> None:
         """Raises UsageError for what cannot be meant, whatever the source is."""
-        in_place = self.extract_embeddings or self.whole.changes or self.dtype is not None
-        if (self.to is None) == (self.for_tool is None) and not (in_place and self.to is None):
-            raise UsageError("say what to convert to", mend="Give either --to LAYOUT or --for TOOL.")
+        in_place = self.extract_embeddings or self.whole.changes or self.dtype is not None or self.algorithm is not None
+        if self.to is not None and self.for_tool is not None:
+            raise UsageError("--to and --for both say what to convert to", mend="Give one of them.")
+        if self.to is None and self.for_tool is None and not in_place:
+            raise UsageError("say what to convert to", mend=_SAY_WHAT)
         if self.algorithm is not None and self.algorithm not in ALGORITHMS:
             raise UnknownName("algorithm", self.algorithm, ALGORITHMS)
         if self.rank is not None and (self.algorithm != "lora" or self.rank < 1):
@@ -128,6 +131,8 @@ class Wish:
         """The kind of the result: a hypernetwork goes into a layout of LoRAs if that is what is named."""
         if kind is not Kind.HYPERNETWORK:
             return kind
+        if self.to is None and self.for_tool is None:
+            return kind if self.algorithm is None else Kind.LORA
         known = layouts.TOOLS[kind] if self.for_tool is not None else {layout.name for layout in layouts.every(kind)}
         return kind if (self.for_tool or self.to) in known else Kind.LORA
 
@@ -136,6 +141,8 @@ class Wish:
         suffix = Path(self.target).suffix.lower()
         if self.for_tool is not None:
             named = layouts.for_tool(self.for_tool, kind)
+        elif self.to is None and not self.extract_embeddings and own.kind is not kind:
+            raise UsageError(f"say what to convert to: a {own.kind} is no {kind}", mend=_SAY_WHAT)
         elif self.to is None and not self.extract_embeddings:
             named = (own,)
         else:

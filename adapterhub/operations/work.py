@@ -28,9 +28,22 @@ MADE_ANEW = "every reader makes it anew"
 UNCHECKED = "a safety checker makes no images, and no single file has one"
 BESIDE = "it stands beside the weights, where no program looks for any"
 SAME_IN_BOTH = "the same in both models"
+SAME_ROUNDED = "the same in both models but for rounding"
 NOT_EXTRACTED = "no part of the difference that was asked for"
 NO_LOSS = frozenset(
-    {NOT_ASKED_FOR, UNWANTED, PRUNED, AVERAGED, OTHER_VAE, MADE_ANEW, UNCHECKED, BESIDE, SAME_IN_BOTH, NOT_EXTRACTED}
+    {
+        NOT_ASKED_FOR,
+        UNWANTED,
+        PRUNED,
+        AVERAGED,
+        OTHER_VAE,
+        MADE_ANEW,
+        UNCHECKED,
+        BESIDE,
+        SAME_IN_BOTH,
+        SAME_ROUNDED,
+        NOT_EXTRACTED,
+    }
 )
 """Why a tensor is dropped that nobody will miss."""
 SAME_IDS = "to I64: the same position ids 0, 1, 2 …"

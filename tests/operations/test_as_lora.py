@@ -50,6 +50,11 @@ EXACT = {
     "lokr, tucker": (
         {R.LOKR_W1: (2, 2), R.LOKR_W2_A: (2, 4), R.LOKR_W2_B: (2, 5), R.LOKR_T2: (2, 2, 3, 3)},
         (4, 10, 3, 3), (8, 4, 1, 1)),
+    "lokr, tucker, 1×1": (
+        {R.LOKR_W1: (2, 2), R.LOKR_W2_A: (2, 4, 1, 1), R.LOKR_W2_B: (2, 5, 1, 1), R.LOKR_T2: (2, 2, 3, 3)},
+        (4, 10, 3, 3), (8, 4, 1, 1)),
+    "loha, 1×1": (
+        {**LOHA, R.HADA_W1_A: (8, 3, 1, 1), R.HADA_W2_A: (8, 3, 1, 1)}, (9, 54), (8, 9)),
 }  # fmt: skip
 
 
@@ -65,7 +70,7 @@ def test_a_product_of_any_kind_is_a_lora_of_the_rank_that_its_factors_give(name,
 
 
 @pytest.mark.parametrize(
-    "name", sorted(EXACT.keys() - {"core", "loha with cores", "lokr, tucker"})
+    "name", sorted(EXACT.keys() - {"core", "loha with cores", "lokr, tucker", "lokr, tucker, 1×1"})
 )  # cores sum products
 def test_products_of_two_float16_values_are_exact_in_float32(name):
     tensors = module(EXACT[name][0], "F16")

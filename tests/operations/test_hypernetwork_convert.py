@@ -135,3 +135,16 @@ def test_the_same_numbers_under_another_activation_differ(tmp_path):
     found = adapterhub.diff(tmp_path / "relu.pt", tmp_path / "tanh.pt")
     assert not found.equal
     assert len(found.differences) == found.modules > 0
+
+
+@pytest.mark.parametrize("name", ["b.safetensors", "b.pt"])
+def test_what_is_to_become_a_lora_needs_a_layout_of_loras(tmp_path, name):
+    hypernetwork(tmp_path / "a.pt", [320], LAYERS)
+    with pytest.raises(UsageError, match="say what to convert to: a hypernetwork is no lora\nGive either --to"):
+        adapterhub.convert(tmp_path / "a.pt", tmp_path / name, as_algorithm="lora")
+
+
+def test_a_cast_alone_keeps_the_layout(tmp_path):
+    hypernetwork(tmp_path / "a.pt", [320], LAYERS)
+    done = adapterhub.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="fp16")
+    assert (done.target.layout, adapterhub.inspect(tmp_path / "b.pt").dtypes.keys()) == ("a1111", {"F16"})

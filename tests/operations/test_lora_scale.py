@@ -265,3 +265,12 @@ def test_ia3_of_other_widths_takes_a_strength(tmp_path, shape, on_input):
     assert done.max_error < 1e-15
     stored = read(tmp_path / "b.safetensors")[LINEAR]
     assert stored["weight"].tobytes() == (made[LINEAR]["weight"] / 2).tobytes()
+
+
+def test_a_factor_that_nothing_takes_is_told(tmp_path):
+    source = saved(tmp_path / "a.safetensors", {LINEAR: lora(SHAPES[LINEAR])})
+    done = adapterhub.scale(source, tmp_path / "b.safetensors", 0.5, te=0.2)
+    assert [(told.code, told.where, told.message) for told in done.problems] == [
+        ("no-effect", "--te", "it changes nothing: no module of a text encoder is in the file")
+    ]
+    assert adapterhub.scale(source, tmp_path / "c.safetensors", 0.5).problems == []

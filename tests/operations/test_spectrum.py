@@ -1,6 +1,7 @@
 """`inspect --spectrum` against a singular value decomposition of the whole ΔW by numpy, and values written by hand."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -178,3 +179,18 @@ def test_a_spectrum_is_measured_only_where_that_is_asked_for(style, tmp_path):
     assert adapterhub.inspect(style).spectrum is None
     with pytest.raises(UsageError, match="Add --spectrum"):
         adapterhub.inspect(style, base=tmp_path)
+
+
+@pytest.mark.parametrize(("role", "value", "reason"), [
+    ("alpha", torch.zeros(0), r"alpha is F32 \[0\], and must be one number"),
+    ("lora_up.weight", torch.zeros(2, 1, 1, 1, 1, 1), "which no lora_up is"),
+])  # fmt: skip
+def test_a_tensor_that_no_formula_takes_is_a_reason_too(modules, lora_file, heads, places, role, value, reason):
+    found = spectrum(lora_file({**modules(2), f"{heads[0]}.{role}": value}))
+    assert [f"{one.component}.{one.module}" for one in found.modules] == places[1:2]
+    assert [re.search(reason, one.reason) is not None for one in found.unmeasured] == [True]
+
+
+def test_what_has_no_spectrum_is_told(tmp_path):
+    found = adapterhub.inspect(merge_files.base(tmp_path / "base.safetensors"), spectrum=True)
+    assert "a spectrum is measured of LoRAs, and this is a checkpoint" in [told.message for told in found.problems]

@@ -72,6 +72,17 @@ def test_a_model_without_a_recipe_has_nothing_to_say(tmp_path: Path) -> None:
     assert told(done, "not-as-merged") == []
 
 
+@pytest.mark.parametrize("text", [
+    "", "no JSON", '{"command": "merge"}', '{"command": "merge", "version": "1", "parameters": {"adapters": 5}, "inputs": []}',
+    '{"command": "merge", "version": "1", "parameters": {"adapters": [[{"input": 9}, 1, 1]]}, "inputs": []}',
+    '{"command": "merge", "version": "1", "parameters": {"adapters": [[{"input": 0}, "x", []]]}, "inputs": [{"name": "a"}]}',
+])  # fmt: skip
+def test_a_recipe_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
+    model, a = base(tmp_path / "m.safetensors", **{"adapterhub.recipe": text}), lora(tmp_path / "a.safetensors")
+    done = unmerge(model, [a], tmp_path / "back.safetensors", architecture="sd1", check=False)
+    assert told(done, "not-as-merged") == []
+
+
 def test_after_rounding_by_chance_the_bound_is_wider_and_said_to_be(tmp_path: Path) -> None:
     model, a = base(tmp_path / "base.safetensors"), lora(tmp_path / "a.safetensors")
     out, back = tmp_path / "out.safetensors", tmp_path / "back.safetensors"
@@ -104,6 +115,10 @@ def test_what_became_infinite_is_said_to_stay_so(tmp_path: Path) -> None:
 def test_an_undo_file_says_itself_what_is_taken_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="an undo file says itself what is taken out, blocks, include included"):
         unmerge(tmp_path / "m", [], tmp_path / "out", undo=tmp_path / "u", blocks="ALL", include=["x"])
+    with pytest.raises(
+        UsageError, match="an undo file says itself what is taken out, architecture, allow_loss included"
+    ):
+        unmerge(tmp_path / "m", [], tmp_path / "out", undo=tmp_path / "u", architecture="sd1", allow_loss=True)
 
 
 def test_a_subtraction_by_factors_is_replayed(tmp_path: Path, cli) -> None:

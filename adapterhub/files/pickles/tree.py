@@ -13,7 +13,7 @@ from adapterhub.files.pickles.numpy_values import NumpyArray, NumpyType
 from adapterhub.files.pickles.state import Refusal, shown
 from adapterhub.files.pickles.tensors import Element, Storage, rebuild
 from adapterhub.files.pickles.values import Global, Parameters, Record
-from adapterhub.tensors import LazyTensor
+from adapterhub.tensors import LazyTensor, holds, scalar
 
 _STATE = "state_dict"
 _WRAPPERS = (_STATE, "module", "model", "model_state_dict")
@@ -21,6 +21,9 @@ _WRAPPERS = (_STATE, "module", "model", "model_state_dict")
 scripts, of which the last is in torch's own tutorial.
 """
 _PLAIN = (str, int, float)
+_NUMBER = (int, float)
+_SUFFIXED = (1, 2, 3)
+"""How many dots there may be between the name of a module and the end of a tensor's."""
 _LONG_WAY = 4096
 """Characters of the keys that lead to a container inside others."""
 _ALONE = "tensor"
@@ -31,11 +34,13 @@ def file_of(root: Any, left_out: Mapping[str, int], limits: Limits) -> tuple[Fil
     """The file whose pickle made `root`: its tensors by name, the whole tree, and a warning for what is left out.
 
     The tensors of a dictionary of tensors, wrapped in `state_dict` or the like or not, keep their keys; those of any other
-    structure are named by the way to them, with dots; so are those beside a wrapped one. Numbers and texts there, and in a dictionary of
-    nothing but these and tensors, are metadata. Refusal where the tree is too deep, too large, or contains itself.
+    structure are named by the way to them, with dots; so are those beside a wrapped one. Numbers and texts there, and in a
+    dictionary of nothing but these and tensors, are metadata, but a number of a module is one of its tensors. Refusal where the
+    tree is too deep, too large, or contains itself.
     """
     tree = _Tree(limits).plain(root, 0)[0]
     state, others, wrapper = _state(tree)
+    state = _with_numbers(state)
     tensors, beside = _named(state, limits), _named(others, limits)
     problems = [
         Problem("warning", "left-out", name, f"{count} objects of this class, and what they hold, are not read")
@@ -148,6 +153,25 @@ def _wrapper(tree: Any) -> str | None:
 
 def _has_tensors(state: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, LazyTensor) for value in state.values())
+
+
+def _with_numbers(state: Any) -> Any:
+    """`state` with a tensor for each number that stands beside the tensors of its module: HEAD.alpha, HEAD.lora_up.weight."""
+    if not isinstance(state, dict):
+        return state
+    numbers = {
+        key for key, value in state.items() if isinstance(key, str) and "." in key and isinstance(value, _NUMBER)
+    }
+    heads = {key.rsplit(".", dots)[0] for key, value in state.items() if numbers
+             if isinstance(key, str) and isinstance(value, LazyTensor) for dots in _SUFFIXED}  # fmt: skip
+    theirs = {key for key in numbers if key.rpartition(".")[0] in heads}
+    return {key: _number(value) if key in theirs else value for key, value in state.items()} if theirs else state
+
+
+def _number(value: float) -> LazyTensor:
+    """A tensor without axes, as torch makes it of a number, or of float64 where that alone holds it."""
+    usual = "BOOL" if isinstance(value, bool) else "I64" if isinstance(value, int) else "F32"
+    return scalar(value, usual if holds(usual, value) else "F64")
 
 
 def _flat(state: Any) -> dict[Any, Any]:

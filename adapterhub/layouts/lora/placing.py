@@ -163,12 +163,12 @@ def fit_of(
     variant = None
     for file, heads in files.items():
         source = spelled[file]
-        extents = source.extents
+        extents, lengths = source.extents, source.lengths
         unplaced += _unplaced(source, heads, readable)
         mended |= source.unwrapped
         for head, module in heads.items():
             weight = architecture.weights[module.component][module.module]
-            if not fits(extents[head], weight):
+            if not fits(extents[head], weight) or lengths.get(head, weight[0]) not in weight[:2]:
                 seen = _VARIANTS.get((module, extents[head][1] or 0))
                 variant = seen or variant
                 if seen is None:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 
 from adapterhub.adapter import Key, Role
-from adapterhub.algorithms import Extent, extent
+from adapterhub.algorithms import Extent, extent, length_along
 from adapterhub.layouts.lora.suffixes import ROLES
 from adapterhub.tensors import LazyTensor, Shape
 
@@ -19,6 +19,7 @@ EMBEDDING = "embedding"
 BUNDLE = "bundle_emb."
 """A1111's and OneTrainer's prefix for them."""
 
+_IA3 = frozenset({Role.IA3_WEIGHT, Role.IA3_L})
 _AFTER_FIRST_DOT = {suffix[1:]: role for suffix, role in ROLES.items()}
 
 # What wraps a key without meaning anything, and the name under which its removal is reported.
@@ -61,6 +62,16 @@ class Spelled:
     def extents(self) -> Mapping[str, Extent]:
         """The extent of each head's weight, as its tensors' shapes tell it."""
         return self.outline.extents if self.outline else {head: extent(self.roles(head)) for head in self.heads}
+
+    @cached_property
+    def lengths(self) -> Mapping[str, int]:
+        """Of the heads whose tensors tell the length of one side of the weight, but not of which: that."""
+        if self.outline:
+            return self.outline.lengths
+        found = {
+            head: length_along(self.roles(head)) for head, roles in self.heads.items() if not _IA3.isdisjoint(roles)
+        }
+        return {head: length for head, length in found.items() if length is not None}
 
     def roles(self, head: str) -> dict[Role, LazyTensor]:
         """The tensors of a head."""

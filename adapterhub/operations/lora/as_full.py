@@ -6,6 +6,7 @@ from torch import Tensor
 
 from adapterhub.adapter import Role, Roles
 from adapterhub.operations.lora.deltas import Delta, change, delta, lazy
+from adapterhub.operations.lora.shapes import require_fitting
 from adapterhub.tensors import LazyTensor, Shape
 
 R = Role
@@ -23,14 +24,18 @@ def as_full(
     """DIFF, and DIFF_B where the bias changes, of one module; a norm stays a norm, and what is full stays as it is.
 
     Computed tensors are rounded once to `dtype`. DIFF has the shape of `weight`, else `weight_shape`, else what the
-    factors show. Raises NeedsBase where ΔW takes `weight` and there is none. `base_bias` is the module's bias, which only
+    factors show. Raises NeedsBase where ΔW takes `weight` and there is none, BrokenAdapter
+    where the module does not fit that shape. `base_bias` is the module's bias, which only
     PEFT's IA3 scales.
     """
     found = delta(tensors)
     if found.name in ("full", "norm") and R.SET_WEIGHT not in tensors:
         return {role: tensor for role, tensor in tensors.items() if role in _FULL}
+    shape = tuple(weight.shape) if weight is not None else weight_shape
+    if shape is not None:
+        require_fitting(tensors, shape)
     matrix = change(tensors, weight)
-    shape = tuple(weight.shape) if weight is not None else weight_shape or tuple(matrix.shape)
+    shape = shape or tuple(matrix.shape)
     return {R.DIFF: lazy(matrix, dtype).reshape(*shape), **bias_of(found, tensors, base_bias, dtype)}
 
 

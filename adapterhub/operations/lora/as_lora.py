@@ -13,6 +13,8 @@ from adapterhub.errors import BrokenAdapter, UsageError
 from adapterhub.operations.lora.as_full import bias_of
 from adapterhub.operations.lora.deltas import Additive, Delta, change, delta, lazy
 from adapterhub.operations.lora.deltas.truncation import Pair, Truncated, of_matrix
+from adapterhub.operations.lora.pairs import computed
+from adapterhub.operations.lora.shapes import require_fitting
 from adapterhub.tensors import LazyTensor, Shape, holds, scalar
 
 R = Role
@@ -46,7 +48,7 @@ def as_lora(
     (Khatri-Rao products); LoKr at r₁·r₂ (Kronecker products of the factors). All else, DoRA too, is a singular value
     decomposition of ΔW and takes `rank`, and `weight` where ΔW depends on it. Norms and bare biases stay as they are.
 
-    Computed factors have `dtype`, else F32 (F64 where one of the tensors has it); they are 2-D, or (r, I, k, k) and
+    Computed factors have `dtype`, else F32 (F64 where a factor has it); they are 2-D, or (r, I, k, k) and
     (O, r, 1, 1) where `weight`, `weight_shape` or the factors show a kernel. Raises UsageError where `rank` is missing or
     is not positive, NeedsBase, BrokenAdapter. `base_bias`: see `as_full`.
     """
@@ -55,8 +57,10 @@ def as_lora(
     found = delta(tensors)
     if _stays(found, tensors, rank):
         return AsLora(dict(tensors), exact=True, error=0.0)
-    dtype = dtype or ("F64" if any(tensor.dtype == "F64" for tensor in tensors.values()) else "F32")
+    dtype = computed(dtype, tensors)
     shape = tuple(weight.shape) if weight is not None else weight_shape
+    if shape is not None:
+        require_fitting(tensors, shape)
     bias = bias_of(found, tensors, base_bias, dtype)
     pair = found.pair() if isinstance(found, Additive) else None
     if pair is not None and (rank is None or pair.rank <= rank):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from adapterhub.adapter import Adapter, Key, Module
+from adapterhub.adapter import Adapter, Key, Module, Role
 from adapterhub.algorithms import algorithm_of, extent, label
 from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, UsageError
@@ -19,16 +19,19 @@ from adapterhub.operations.lora.effect import Effect
 from adapterhub.operations.lora.fold import sunken
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import bound
+from adapterhub.operations.lora.naming import naming
 from adapterhub.operations.lora.pairs import needs_base
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.scale import not_linear
-from adapterhub.operations.lora.sums import Mixing, combined, mixing_of, trimming, wanted
+from adapterhub.operations.lora.sums import Combined, Mixing, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.term import Term
 from adapterhub.operations.lora.threads import each
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.work import Request
 from adapterhub.tensors import LazyTensor
+
+_BIASES = (Role.DIFF_B, Role.UP_BIAS, Role.B_NORM)
 
 
 @recorded("combine", "adapters")
@@ -86,7 +89,12 @@ def _changed(
         module: sum(tensor.nbytes for term in found for tensor in term.tensors.values())
         for module, found in terms.items()
     }
-    every = each(lambda module: combined(module, terms[module], mixing, request.dtype), read)
+
+    def made_of(module: Module) -> Combined:
+        with naming(module):
+            return combined(module, terms[module], mixing, request.dtype)
+
+    every = each(made_of, read)
     for (module, found), made in zip(terms.items(), every, strict=True):
         if made.cut is not None:
             cuts[module] = made.cut
@@ -139,6 +147,9 @@ def _faults(terms: Sequence[Term], mixing: Mixing) -> Iterator[str]:
     extents = {extent(term.tensors) for term in terms}
     if len(extents) > 1 and all(None not in size for size in extents):
         yield "weights of different shapes, " + " and ".join(f"{rows}×{columns}" for rows, columns in extents)
+    lengths = {term.tensors[role].size for term in terms for role in _BIASES if role in term.tensors}
+    if len(lengths) > 1:
+        yield "biases of different lengths, " + " and ".join(map(str, sorted(lengths)))
     for term in terms:
         algorithm = algorithm_of(term.tensors)
         name = label(term.tensors, algorithm) if algorithm else "this"

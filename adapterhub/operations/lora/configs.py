@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from adapterhub.algorithms import rank_of
@@ -26,7 +26,7 @@ def without_alpha(package: Package, fit: Fit, reading: Reading) -> Iterator[Prob
             yield warning("missing-alpha", place, "without lora_alpha: PEFT takes 8, adapterhub strength 1",
                           "Write lora_alpha; it is r for strength 1.")  # fmt: skip
     if fit.layout.name == "peft":
-        yield from _no_config(package, fit)
+        yield from _no_config(package, fit, ranked)
 
 
 def configs(package: Package, fit: Fit) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -45,9 +45,10 @@ def configs(package: Package, fit: Fit) -> Iterator[tuple[str, str, Mapping[str,
             yield FIELD, owner or component, config
 
 
-def _no_config(package: Package, fit: Fit) -> Iterator[Problem]:
-    for name in fit.files:
-        if not isinstance(package.documents.get(_beside(name)), dict):
+def _no_config(package: Package, fit: Fit, ranked: Collection[str]) -> Iterator[Problem]:
+    for name, heads in fit.files.items():
+        scaled = any(module.component in ranked for module in heads.values())
+        if scaled and not isinstance(package.documents.get(_beside(name)), dict):
             yield warning("missing-alpha", _beside(name), "is not there, and alpha with it: read at strength 1, which may be wrong",
                           "Get it too: it lies beside the weights where they come from.")  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import adapterhub.architectures as architectures
-from adapterhub.adapter import Adapter, Key, Role, Roles
+from adapterhub.adapter import Adapter, Key, Module, Role, Roles
+from adapterhub.errors import BrokenAdapter
 from adapterhub.operations.ledger import Ledger
+from adapterhub.operations.lora.naming import naming
 from adapterhub.tensors import LazyTensor, Shape
 
 
@@ -16,7 +19,9 @@ def conform(adapter: Adapter, ledger: Ledger) -> Adapter:
     tensors = dict(adapter.tensors)
     for (component, module), roles in adapter.modules().items():
         weight = weights.get(component, {}).get(module)
-        for role, tensor in _conformed(roles, weight).items() if weight else ():
+        with naming(Module(component, module)):
+            conformed = _conformed(roles, weight) if weight else {}
+        for role, tensor in conformed.items():
             key = Key(component, module, role)
             tensors[key] = tensor
             ledger.replace([key], [key], "reshape", f"{list(roles[role].shape)} as {list(tensor.shape)}")
@@ -24,11 +29,14 @@ def conform(adapter: Adapter, ledger: Ledger) -> Adapter:
 
 
 def _conformed(roles: Roles, weight: Shape) -> Mapping[Role, LazyTensor]:
-    """The tensors of one module that have to change their shape."""
+    """The tensors of one module that have to change their shape. BrokenAdapter for a kernel where none can be."""
     shaped = {}
     for role, tensor in roles.items():
         shape = _shape(role, tensor, roles, weight)
         if shape is not None and shape != tensor.shape and len(shape) != len(tensor.shape):
+            if math.prod(shape) != tensor.size:
+                raise BrokenAdapter(f"{role} is {tensor.dtype} {list(tensor.shape)}, which no {role} is",
+                                    mend="The file is damaged.")  # fmt: skip
             shaped[role] = tensor.reshape(*shape)
     return shaped
 

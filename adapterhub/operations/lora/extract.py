@@ -23,8 +23,8 @@ from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
-from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, Request
-from adapterhub.tensors import LazyTensor
+from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, SAME_ROUNDED, Request
+from adapterhub.tensors import DTYPE_BITS, LazyTensor
 
 R = Role
 _TABLES = ".embeddings."
@@ -55,8 +55,8 @@ def extract(
     Each changed weight by its best approximation of `rank`, or of the smallest rank with a relative error (Frobenius) of at
     most `tolerance`; convolutions too (LoCon). Small matrices are decomposed exactly, large ones by a randomised method with a
     fixed seed (`low_rank.randomised`); what is told is measured on the written file. `biases` and `norms` add what these changed
-    by. Weights that are the same take nothing. Factors have `dtype`, else F32. `variant` is that of each folder whose weights are
-    there in several.
+    by. Weights that are the same, or the same once rounded to the dtype of the other model, take nothing. Factors have `dtype`,
+    else F32. `variant` is that of each folder whose weights are there in several.
 
     Raises RefusedInput where the models are of different architectures or shapes, or nothing differs.
     """
@@ -116,6 +116,20 @@ class _Models:
         a, b = self.tuned.get(module, {}).get(role), self.base.get(module, {}).get(role)
         return a is not None and b is not None and a.dtype == b.dtype and a.read() == b.read()
 
+    def narrower(self, module: Module, role: Role) -> str | None:
+        """The dtype of fewer bits where the two have different ones."""
+        found = [model[module][role].dtype for model in (self.tuned, self.base)]
+        return None if found[0] == found[1] else min(found, key=DTYPE_BITS.__getitem__)
+
+    def same_rounded(self, module: Module, role: Role, dtype: str) -> bool:
+        """Whether a tensor of one model is that of the other rounded to `dtype`."""
+        found = [model[module][role] for model in (self.tuned, self.base)]
+        bits = [
+            tensor.read() if tensor.dtype == dtype else deltas.lazy(deltas.tensor(tensor), dtype).read()
+            for tensor in found
+        ]
+        return bits[0] == bits[1]
+
     def has(self, module: Module, role: Role) -> bool:
         """Whether both models have a tensor."""
         return all(role in model.get(module, {}) for model in (self.tuned, self.base))
@@ -134,13 +148,16 @@ class _Models:
 
 
 class _Taken(NamedTuple):
-    """What comes of a tensor, and why: `cut` if it was approximated; `left` is what differs and was left out."""
+    """What comes of a tensor, and why: `cut` if it was approximated; `left` is what differs and was left out; `rounded` the dtype
+    of one model that is narrower than the other's.
+    """
 
     role: Role
     tensors: Roles
     reason: str
     cut: Cut | None = None
     left: str | None = None
+    rounded: str | None = None
 
 
 @dataclass
@@ -155,6 +172,7 @@ class _Extraction:
     tensors: dict[Key, LazyTensor] = field(default_factory=dict)
     cuts: dict[Module, Cut] = field(default_factory=dict)
     left: Counter[str] = field(default_factory=Counter)
+    rounded: Counter[tuple[str, bool]] = field(default_factory=Counter)
 
     def taken(self, module: Module) -> list[_Taken]:
         """What comes of every tensor of a module."""
@@ -176,17 +194,25 @@ class _Extraction:
                 self.cuts[module] = one.cut
             if one.left is not None:
                 self.left[one.left] += 1
+            if one.rounded is not None:
+                self.rounded[one.rounded, bool(made)] += 1
 
     def _taken(self, module: Module, role: Role) -> _Taken:
         if self.both.same(module, role):
             return _Taken(role, {}, SAME_IN_BOTH)
         if role not in _WEIGHTS or not self.both.has(module, role):
             return _Taken(role, {}, NOT_EXTRACTED)
-        weight = self.both.tuned[module].get(R.LAYER_WEIGHT)
-        is_norm, is_weight = weight is None or len(weight.shape) < 2, role is R.LAYER_WEIGHT
         difference = self.both.difference(module, role)
         if not difference.any():  # the same numbers in two dtypes
             return _Taken(role, {}, SAME_IN_BOTH)
+        narrower = self.both.narrower(module, role)
+        if narrower is not None and self.both.same_rounded(module, role, narrower):
+            return _Taken(role, {}, SAME_ROUNDED, rounded=narrower)
+        return self._changed(module, role, difference)._replace(rounded=narrower)
+
+    def _changed(self, module: Module, role: Role, difference: Tensor) -> _Taken:
+        weight = self.both.tuned[module].get(R.LAYER_WEIGHT)
+        is_norm, is_weight = weight is None or len(weight.shape) < 2, role is R.LAYER_WEIGHT
         fixed = module.component == "vae" or _TABLES in f".{module.module}."
         if fixed or not self._asked(is_norm=is_norm, is_weight=is_weight):
             return _Taken(role, {}, NOT_EXTRACTED, left=_name(module, is_norm=is_norm, is_weight=is_weight))
@@ -221,11 +247,16 @@ class _Extraction:
         for what, count in self.left.items():
             mend = _MENDS.get(what)
             yield warning("not-extracted", "", f"{count} {what} differ, and are not in the LoRA", mend)
+        for (dtype, taken), count in sorted(self.rounded.items()):
+            told = ("differ, in one model rounded to {}, and that rounding is part of what was taken" if taken else
+                    "differ by nothing but rounding to {}, and are not in the LoRA")  # fmt: skip
+            yield warning("rounding", "", f"{count} tensors {told.format(dtype)}", _ONE_DTYPE if taken else None)
         for component, count in sorted(self.both.alone().items()):
             yield warning("in-one-model", component, f"{count} weights are in one model only, and not in the LoRA",
                           "Give two models that both have them.")  # fmt: skip
 
 
+_ONE_DTYPE = "Give both models in the dtype of the wider one, if they are to be had so."
 _MENDS = {"biases": "--biases takes them.", "tensors of normalisations": "--norms takes them."}
 
 

@@ -28,7 +28,7 @@ def join(opened: Sequence[Source], target: Path | str) -> Source:
 def _ensure_alike(opened: Sequence[Source]) -> None:
     if len({source.adapter.architecture for source in opened}) > 1:
         each = ", ".join(f"{source.package.path} is for {source.adapter.architecture}" for source in opened)
-        raise RefusedInput(f"what is for different models has no sum: {each}")
+        raise RefusedInput(f"these are for different models: {each}", mend="Give files that are for one architecture.")
 
 
 def labelled(number: int, module: Module) -> Module:

@@ -47,10 +47,9 @@ def dtype_of(*modules: Roles) -> str:
 
 
 def computed(dtype: str | None, *modules: Roles) -> str:
-    """`dtype`, else F32, or F64 where that is among the tensors: for numbers that are not those of a file."""
-    return dtype or (
-        "F64" if any(tensor.dtype == "F64" for tensors in modules for tensor in tensors.values()) else "F32"
-    )
+    """`dtype`, else F32, or F64 where a factor has that: for numbers that are not those of a file."""
+    held = (tensor.dtype for tensors in modules for role, tensor in tensors.items() if role not in _SCALES)
+    return dtype or ("F64" if "F64" in held else "F32")
 
 
 def factors(cut: Truncated, row: Shape, dtype: str) -> dict[Role, LazyTensor]:

@@ -20,6 +20,7 @@ from adapterhub.operations.lora.deltas import Additive
 from adapterhub.operations.lora.deltas.truncation import Svd
 from adapterhub.operations.lora.effect import effect
 from adapterhub.operations.lora.low_rank import Bound, bound
+from adapterhub.operations.lora.naming import naming
 from adapterhub.operations.lora.pairs import dtype_of, factors, has_pair
 from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes
@@ -89,8 +90,11 @@ def resize(
 
 def _bound(rank: int | None, tolerance: float | None, size: float | None, energy: float | None) -> Bound | None:
     """What ranks, tolerances and energies allow; None for a size, which is about all modules together."""
-    if sum(given is not None for given in (rank, tolerance, size, energy)) != 1:
-        raise UsageError("say how small it is to be", mend="Give one of --rank, --tolerance, --size and --energy.")
+    given = [name for name, value in (("--rank", rank), ("--tolerance", tolerance), ("--size", size), ("--energy", energy))
+             if value is not None]  # fmt: skip
+    if len(given) != 1:
+        why = f"{' and '.join(given)} say twice" if given else "say"
+        raise UsageError(f"{why} how small it is to be", mend="Give one of --rank, --tolerance, --size and --energy.")
     if size is not None and not 0 < size < math.inf:
         raise UsageError(f"{size} is no size", mend="Give megabytes.")
     if energy is not None and not 0 < energy <= 1:
@@ -106,7 +110,8 @@ def _resized(
         return roles, None
     found = deltas.delta(roles)
     assert isinstance(found, Additive)
-    svd = found.svd()
+    with naming(module):
+        svd = found.svd()
     rank = choice(module, svd)
     if _is_plain(roles, rank):
         return roles, None
@@ -160,7 +165,7 @@ def _fitting(adapter: Adapter, request: Request, room: float) -> Choice:
     left = room - sum(len(name) + len(text) + 8 for name, text in adapter.metadata.items()) - 1024
     modules = adapter.modules()
     products = sizes({module: roles for module, roles in modules.items() if has_pair(roles)})
-    found = dict(zip(products, each(lambda module: _extent_and_sizes(modules[module]), products), strict=True))
+    found = dict(zip(products, each(lambda module: _extent_and_sizes(module, modules[module]), products), strict=True))
     for module, roles in modules.items():
         left -= _HEADER * max(len(roles), 3)
         if module not in found:
@@ -183,7 +188,8 @@ def _fitting(adapter: Adapter, request: Request, room: float) -> Choice:
     return lambda module, svd: ranks[module]
 
 
-def _extent_and_sizes(roles: Roles) -> tuple[int, list[float]]:
+def _extent_and_sizes(module: Module, roles: Roles) -> tuple[int, list[float]]:
     """How many numbers a rank takes, and the singular values."""
-    svd = deltas.delta(roles).svd()  # type: ignore[attr-defined] # what has a pair is additive
+    with naming(module):
+        svd = deltas.delta(roles).svd()  # type: ignore[attr-defined] # what has a pair is additive
     return svd.up.shape[0] + svd.down.shape[1], svd.sizes.tolist()

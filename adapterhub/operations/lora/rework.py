@@ -30,7 +30,7 @@ from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
 from adapterhub.operations.lora.threads import one_thread_in_each
 from adapterhub.operations.problems import warning
-from adapterhub.operations.source import open_adapter
+from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import USUAL, Wish, usual
 from adapterhub.operations.work import Made, Request
 from adapterhub.tensors import item
@@ -103,10 +103,7 @@ def rework(
     for path in paths:
         replace(wish, source=path).check()
     with ExitStack() as stack:
-        strict = not files.has_variant(output.variant, *paths)
-        opened = [stack.enter_context(open_adapter(path, architecture=output.architecture, kinds=(kind,),
-                                                   variant=output.variant, strict=strict))
-                  for path in paths]  # fmt: skip
+        opened = _opened(paths, output, kind, stack)
         own = opened[0].layout
         wish = wish if named else replace(wish, to=usual(own, Kind.LORA, output.target))
         _, request = wish.met(Kind.LORA, own)
@@ -124,6 +121,25 @@ def rework(
         digest = deliver(made, place, output.force, source, proof)
         done = report.document(None, digest, proof.gap)
         return _told(done, command, paths, list(map(digest_of, opened)), changed, proof)
+
+
+def _opened(paths: Sequence[Path], output: Output, kind: Kind, stack: ExitStack) -> list[Source]:
+    """The files, all for one architecture where there is one that each of them fits."""
+    strict = not files.has_variant(output.variant, *paths)
+
+    def open_as(path: Path, architecture: str | None) -> Source:
+        return stack.enter_context(open_adapter(path, architecture=architecture, kinds=(kind,), variant=output.variant,
+                                                strict=strict))  # fmt: skip
+
+    opened = [open_as(path, output.architecture) for path in paths]
+    names = [one.adapter.architecture for one in opened]
+    shared = next(
+        (name for name in names if all(name in (one.adapter.architecture, *one.identity.also) for one in opened)), None
+    )
+    return [
+        one if shared in (None, name) else open_as(path, shared)
+        for path, name, one in zip(paths, names, opened, strict=True)
+    ]
 
 
 def _proving(changed: Changed, made: Made, base: Base) -> float:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from adapterhub.adapter import Adapter, Key, Module, Role, Roles
 from adapterhub.algorithms import algorithm_of, rank_of
-from adapterhub.documents import Conversion
+from adapterhub.documents import Conversion, Problem
 from adapterhub.errors import BrokenAdapter, RefusedInput, UnknownName, UsageError
 from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora.effect import Effect, effect
 from adapterhub.operations.lora.fold import fold, sunk, sunken
 from adapterhub.operations.lora.rework import Changed, Output, rework
+from adapterhub.operations.problems import warning
 from adapterhub.operations.work import Request
 from adapterhub.tensors import Buffer, LazyTensor, holds, item, scalar
 
@@ -52,7 +53,8 @@ def scale(
     """Writes the LoRA at `source` to `target` with ΔW times `factor`, in the text encoders times `te` if that is given.
 
     Into "alpha" where a layout keeps one, which changes no other number; into "weights" one factor of each product is
-    multiplied, exactly for powers of two, else rounded once. What no alpha scales is multiplied itself: full differences,
+    multiplied, exactly for powers of two, else rounded once. A factor of 0 always goes into the weights: trainers take an
+    alpha of 0 for the rank. What no alpha scales is multiplied itself: full differences,
     norms, biases, IA3. Embeddings that travel along stay. Raises BrokenAdapter, listing them, for modules whose strength is
     not linear: DoRA, OFT, BOFT.
     """
@@ -63,7 +65,7 @@ def scale(
         raise UsageError("a factor is a finite number", mend=f"Given: {', '.join(map(str, factors.values()))}.")
 
     def of(module: Module) -> float:
-        return factors["te" if module.component.startswith("text_encoder") else "unet"]
+        return factors[_side(module)]
 
     def change(adapter: Adapter, ledger: Ledger, request: Request) -> Changed:
         modules = adapter.modules()
@@ -76,10 +78,22 @@ def scale(
             _tell(ledger, module, roles, made, f"× {of(module):.9g}")
             tensors |= {Key(*module, role): tensor for role, tensor in made.items()}
         base = Base(adapter.architecture, {})
-        return Changed(adapter.with_tensors(tensors), partial(_wanted, modules, base, of), problems=list(sunken(lost)),
-                       approximate=lost > 0)  # fmt: skip
+        return Changed(adapter.with_tensors(tensors), partial(_wanted, modules, base, of),
+                       problems=[*sunken(lost), *(_idle(modules) if te is not None else ())], approximate=lost > 0)  # fmt: skip
 
     return rework("scale", [Path(source)], Output(target, to, for_tool, None, architecture, dry_run, force), change)
+
+
+def _side(module: Module) -> str:
+    """Which of the two factors a module takes."""
+    return "te" if module.component.startswith("text_encoder") else "unet"
+
+
+def _idle(modules: Iterable[Module]) -> Iterator[Problem]:
+    """What is told of a factor that nothing takes, where there are two."""
+    for side in {"unet", "te"} - set(map(_side, modules)):
+        which, what = ("--te", "text encoder") if side == "te" else ("FACTOR", "UNet")
+        yield warning("no-effect", which, f"it changes nothing: no module of a {what} is in the file")
 
 
 def scaled(tensors: Roles, factor: float, *, into_weights: bool = False) -> dict[Role, LazyTensor]:
@@ -91,7 +105,7 @@ def scaled(tensors: Roles, factor: float, *, into_weights: bool = False) -> dict
     algorithm = algorithm_of(tensors)
     made = dict(tensors)
     if algorithm is not None and algorithm.factors:
-        by_alpha = not into_weights and (R.SCALE in tensors or rank_of(tensors) is not None)
+        by_alpha = factor and not into_weights and (R.SCALE in tensors or rank_of(tensors) is not None)
         made = _by_alpha(tensors, factor) if by_alpha else _by_weights(tensors, factor)
     made |= {role: _times(tensors[role], factor) for role in _ADDED if role in tensors}
     if R.IA3_L in tensors:

@@ -21,12 +21,14 @@ from adapterhub.operations.base import Base
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.lora.deltas.base import Additive, Delta
 from adapterhub.operations.lora.deltas.lokr import LoKr
+from adapterhub.operations.lora.module_faults import module_faults
 from adapterhub.operations.merge.blocks import block_of as unet_block
 
 FAR = 5.0
 """How many times the median a change may be before it is called over-scaled."""
 _HELD = 0.99
 """The share of ‖ΔW‖² that `rank_99` holds."""
+_IMPOSSIBLE = frozenset({"alpha-shape", "impossible-shape"})
 _LIST = re.compile(r".*\.(?:transformer_blocks|attentions|resnets|layers|downsamplers|upsamplers)\.\d+\.")
 _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
 _HEAD = re.compile(r"(?:(?:encoder|decoder|text_model)\.)?\w+(?:\.\d+)?")
@@ -80,11 +82,19 @@ def strengths(adapter: Adapter, base: Base, told: Callable[[Unmeasured], None]) 
         if Role.VECTORS in tensors or Role.OUTPUT_VECTORS in tensors:
             continue  # an embedding that travels along changes no weight
         try:
+            _require_possible(module, tensors)
             yield _strength(module, tensors, base)
         except MalformedFile:
             raise  # it cannot be read, whatever is asked
         except RefusedInput as fault:
             told(Unmeasured(component=module.component, module=module.module, reason=fault.message))
+
+
+def _require_possible(module: Module, tensors: Roles) -> None:
+    """BrokenAdapter for a tensor of a shape that no formula takes: `inspect` shows such files, and other commands refuse them."""
+    for fault in module_faults(module, tensors):
+        if fault.code in _IMPOSSIBLE:
+            raise BrokenAdapter(fault.message)
 
 
 def _strength(module: Module, tensors: Roles, base: Base) -> Strength:

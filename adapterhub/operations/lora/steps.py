@@ -14,6 +14,7 @@ from adapterhub.layouts.lora.placing import AlphaPlace, LoraLayout
 from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora import translate as conventions
+from adapterhub.operations.lora.naming import naming
 from adapterhub.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtyp
         algorithm = algorithm_of(roles)
         made, error = (roles, 0.0)
         if algorithm is not None and algorithm.name not in ("norm", "embedding"):
-            made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
-                _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
+            with naming(module):
+                made, error = _as_full(step.base, module, roles, dtype) if name == "full" else (
+                    _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
             step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}")
         tensors |= _keyed(module, made)
         worst = max(worst, error)
@@ -77,7 +79,9 @@ def _as_full(base: Base, module: Module, roles: Roles, dtype: str | None) -> tup
         return as_full(roles, weight, dtype=stored), 0.0
 
     def chunks() -> Iterable[bytes]:
-        yield as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF].read()
+        with naming(module):
+            made = as_full(roles, _weight(base, module, roles), dtype=stored, weight_shape=shape)[R.DIFF]
+        yield made.read()
 
     bias = bias_of(found, roles, base.value(module, bias=True), stored)
     return {R.DIFF: LazyTensor(stored, shape, chunks), **bias}, 0.0

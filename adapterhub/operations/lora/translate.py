@@ -93,7 +93,7 @@ def _ia3_to_lycoris(roles: Roles, module: Module, target: Collection[Role], base
 
     multiplier = roles[R.IA3_L]
     shape = base.shape(module, roles)
-    on_input = scales_input(multiplier, shape[0] if shape else multiplier.shape[0])
+    on_input = scales_input(multiplier, shape[0] if shape else multiplier.size)
     change = deltas.tensor(multiplier).flatten() - 1
     conv = len(shape or multiplier.shape) == 4
     tensors = _less(roles, R.IA3_L)

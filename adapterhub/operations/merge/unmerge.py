@@ -66,7 +66,8 @@ def unmerge(
         order = Order(Path(merged), parts, blocks if found is None else None, factors if found is None else found,
                       tuple(include), tuple(exclude), architecture=architecture, allow_loss=allow_loss)  # fmt: skip
         return carried_out("unmerge", order, target, undo=None, dry_run=dry_run, force=force, check=check)
-    asked = {"blocks": blocks, "factors": factors, "include": include, "exclude": exclude}
+    asked = {"blocks": blocks, "factors": factors, "include": include, "exclude": exclude, "architecture": architecture,
+             "allow_loss": allow_loss}  # fmt: skip
     if named := [name for name, value in asked.items() if value]:
         raise UsageError(f"an undo file says itself what is taken out, {', '.join(named)} included",
                          mend="Give --undo without these, or the adapters themselves.")  # fmt: skip

@@ -47,8 +47,11 @@ class LoHa(Additive):
 def cored(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor, Shape]:
     """The two factors of one low-rank matrix, (O, r) and (r, C), and the shape of its rows.
 
-    With a `core` (r, r, k, k), whose first axis meets `a`, `a` is (r, O) and `b` (r, I).
+    With a `core` (r, r, k, k), whose first axis meets `a`, `a` is (r, O) and `b` (r, I). A factor that has no kernel may be
+    stored as if it had one of a single position.
     """
+    a = a.reshape(a.shape[:2])
     if core is not None:
-        a, b = a.T.contiguous(), torch.einsum("ij...,jq->iq...", core, b).contiguous()  # torch.kron insists
+        b = torch.einsum("ij...,jq->iq...", core, b.reshape(b.shape[:2]))
+        a, b = a.T.contiguous(), b.contiguous()  # torch.kron insists
     return a, b.flatten(1), tuple(b.shape[1:])
