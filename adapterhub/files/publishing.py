@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from adapterhub.errors import OutputExists
@@ -63,6 +64,21 @@ def publish_folder(temporary: Path, target: Path, *, force: bool) -> None:
         elif not _swap(temporary, target):
             _move_over(temporary, target)
         _sync_folder(target.parent)
+
+
+@contextmanager
+def kept(target: Path) -> Iterator[Callable[[], None]]:
+    """Keeps the file `target` aside meanwhile. What is given puts it back; or, if nothing was there, removes what is now."""
+    if not target.is_file():
+        yield partial(target.unlink, missing_ok=True)
+        return
+    with machine("write", target):
+        aside, descriptor = _claim(target, partial(_create_other, target))
+    try:
+        yield partial(os.replace, aside, target)
+    finally:
+        remove(aside)
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -138,6 +154,19 @@ def _lock(descriptor: int) -> bool | None:
 
 def _create_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def _create_other(file: Path, path: Path) -> int:
+    """Another name for `file`, or another file that is the same."""
+    try:
+        os.link(file, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        import shutil
+
+        shutil.copyfile(file, path)
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _create_folder(path: Path) -> int:

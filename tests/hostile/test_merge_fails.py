@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from adapterhub import merge, unmerge, watched
 from adapterhub.errors import AdapterhubError, MachineFailure, OutputExists
+from adapterhub.files import publishing
 from tests.hostile.test_signals import ENDING, SLOW, started
 from tests.operations.merge_files import base, lora
 
@@ -103,6 +105,31 @@ def test_what_somebody_puts_there_meanwhile_stays_and_no_undo_file_without_its_m
     ):
         again(folder)
     assert tree(folder) == {**before, path.name: b"mine"}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.parametrize("there", [True, False], ids=["an undo file", "no undo file"])
+def test_a_model_that_cannot_be_put_in_place_keeps_what_undoes_the_old_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, there: bool, links: bool
+) -> None:
+    def failing(temporary: Path, target: Path, *, force: bool) -> None:
+        if target.suffix == ".safetensors":
+            raise MachineFailure("the disk is gone")
+        publish(temporary, target, force=force)
+
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    publish = publishing.publish_file
+    monkeypatch.setattr(publishing, "publish_file", failing)
+    if not links:
+        monkeypatch.setattr(publishing.os, "link", no_links)
+    if not there:
+        (folder / "out.undo").unlink()
+    before = tree(folder)
+    with pytest.raises(MachineFailure, match="the disk is gone"):
+        again(folder, "out", force=True)
+    assert tree(folder) == before
 
 
 @pytest.mark.parametrize("number", ENDING)

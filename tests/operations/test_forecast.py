@@ -11,6 +11,7 @@ import adapterhub
 from adapterhub.documents import Conversion
 from adapterhub.operations import forecast
 from adapterhub.operations.forecast import Load, sampled
+from adapterhub.operations.merge.undo import Recorder
 from tests.operations.made_loras import SHAPES, lora, saved
 from tests.operations.merge_files import base
 from tests.operations.merge_files import lora as merged_lora
@@ -59,6 +60,24 @@ def test_a_dry_run_foretells_and_leaves_nothing(command: str, inputs: Path) -> N
     assert done.forecast is None
     assert told.size == done.size
     assert done.size == out.stat().st_size
+
+
+def test_what_an_undo_file_holds_is_foretold(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is packed lies in memory to the end: as many bytes for each of the weights as a sample of them takes."""
+    shares: list[float] = []
+    measured = Recorder.share.fget
+    assert measured is not None
+
+    def share(recorder: Recorder) -> float:
+        shares.append(measured(recorder))
+        return 1e9
+
+    monkeypatch.setattr(Recorder, "share", property(share))
+    done = adapterhub.merge(inputs / "base.safetensors", [inputs / "small.safetensors"], inputs / "out.safetensors",
+                            architecture="sd1", undo=inputs / "new.undo", dry_run=True)  # fmt: skip
+    assert done.forecast is not None
+    assert done.forecast.memory > 1e9
+    assert 0 < shares[0] < 20  # zstandard's frames are larger than weights of four numbers
 
 
 def test_people_are_told(inputs: Path, cli: Callable[..., object]) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 import adapterhub
-from adapterhub.errors import MalformedFile
+from adapterhub.errors import MalformedFile, UsageError
 from tests.operations.checkpoint_files import content, document, saved, weights
 from tests.operations.merge_files import lora
 
@@ -63,6 +63,13 @@ def test_every_component_of_the_base_goes_along(folder, tmp_path):
         there = tmp_path / "back" / path.relative_to(folder)
         if path.suffix == ".json" or (path.is_file() and path.parent.name not in BESIDE):
             assert there.read_bytes() == path.read_bytes()
+
+
+def test_the_undo_file_does_not_lie_in_the_folder_that_is_written(folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="is the output itself, or lies in it"):
+        adapterhub.merge(folder, [lora(tmp_path / "lora.safetensors")], tmp_path / "out", undo=tmp_path / "out/undo")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_component_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path):

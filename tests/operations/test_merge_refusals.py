@@ -264,7 +264,10 @@ def test_the_undo_file_is_not_the_output(tmp_path: Path) -> None:
     for undo in (out, tmp_path / "sub" / ".." / out.name):
         with pytest.raises(UsageError, match="is the output itself"):
             merge(model, [adapter], out, undo=undo, architecture="sd1")
+    with pytest.raises(UsageError, match="is the output itself"):
+        merge(model, [adapter], tmp_path / "sub", undo=tmp_path / "sub" / model.name, architecture="sd1", force=True)
     assert not out.exists()
+    assert list((tmp_path / "sub").iterdir()) == []
 
 
 def test_what_does_not_fit_while_it_is_computed_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from adapterhub import files
 from adapterhub.adapter import Key
 from adapterhub.documents import Command, Conversion, Forecast
 from adapterhub.errors import AdapterhubError, BrokenAdapter, LossyConversion, UsageError
-from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package
+from adapterhub.files import DIGEST, SAFETENSORS, THREADS, Package, publishing
 from adapterhub.files.targets import require_file_target
 from adapterhub.operations import recipe
 from adapterhub.operations.casting import Tally
@@ -35,6 +35,9 @@ from adapterhub.tensors import Buffer, LazyTensor, length
 
 _A_STEP = 8 << 20
 """Bytes of memory that a thread computes in."""
+
+_COPIES = 3
+"""Times that a thread has a tensor in memory which an undo file restores: as it was, as it became, and with the change taken out."""
 
 
 @dataclass
@@ -67,28 +70,29 @@ class Run:
 
     def told(self) -> Conversion:
         """What would be done."""
-        self._require_undoable()
+        self._record()
         package = self._package(None)
-        return telling.document(self, package, self.wish.place(package), dry_run=True)
+        return telling.document(self, package, self._place(package), dry_run=True)
 
     def written(self) -> Conversion:
         """What was done."""
-        self._require_undoable()
-        if self.undo is not None:
-            self.recorder = Recorder(self.opened)
+        self._record()
         with ExitStack() as held, ThreadPoolExecutor(1) as beside:
             self.ready = beside.submit(self._make_ready, held)
             base = beside.submit(digest_of, self.opened.package)
             marked = [beside.submit(marks.mark, one.source, one.digest) for one in self.adapters]
             package = self._package(lambda: self._fields(base.result(), [mark.result() for mark in marked]))
-            place = self.wish.place(package)
+            place = self._place(package)
             proof = _Proof(self, package, base)
+            put_back = None if self.undo is None else held.enter_context(publishing.kept(self.undo))
             try:
                 files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof,
                             threads=THREADS, again=self._reread)  # fmt: skip
             except BaseException:
-                if proof.undo is not None:  # the model could not be put in place: nothing belongs to it
-                    proof.undo.unlink(missing_ok=True)
+                if (
+                    put_back is not None and proof.has_undo
+                ):  # the model could not be put in place: nothing belongs to it
+                    put_back()
                 raise
             return telling.document(self, package, place, base=base.result(), digest=proof.digest)
 
@@ -104,7 +108,9 @@ class Run:
         hashed = sum(path.stat().st_size for path in unknown) + sum(
             marks.cost(one.source, one.digest) for one in self.adapters
         )
-        memory = THREADS * (_A_STEP + (largest if self.undo is not None else 0))
+        memory = THREADS * _A_STEP
+        if self.recorder is not None:
+            memory += _COPIES * THREADS * largest + int(self.recorder.share * sum(map(self._bytes, touched)))
         reread = size if self._reread else 0
         return forecast(Load(alone, size, spread, THREADS, hashed, reread, memory, cached=self._reread), place)
 
@@ -121,15 +127,22 @@ class Run:
     def _touched(self) -> list[Key]:
         return [key for key in output.ordered(self.opened) if key in self.plan.terms]
 
-    def _require_undoable(self) -> None:
+    def _record(self) -> None:
+        """Has what restores the base collected, where that is wanted."""
         if self.undo is None:
             return
         if not undoable(self.opened.package) or self.dtype is not None:
             raise UsageError("an undo file restores safetensors, without shards and in their own dtype",
                              mend="Leave out --undo and keep the base, or leave out --dtype.")  # fmt: skip
-        if self.undo.resolve() == Path(self.wish.target).resolve():
-            raise UsageError(f"{self.undo} is the output itself", mend="Give another path.")
         require_file_target(self.undo, self._inputs(), force=self.wish.force)
+        self.recorder = Recorder(self.opened)
+
+    def _place(self, package: Package) -> Path:
+        """Where `package` is to be written, which is not where the undo file is."""
+        place = self.wish.place(package)
+        if self.undo is not None and place.resolve() in (self.undo.resolve(), *self.undo.resolve().parents):
+            raise UsageError(f"{self.undo} is the output itself, or lies in it", mend="Give another path.")
+        return place
 
     def _inputs(self) -> list[Path]:
         return [path for source in (self.opened, *(one.source for one in self.adapters))
@@ -191,7 +204,7 @@ class _Proof:
     package: Package
     base: Future[str]
     digest: str | None = None
-    undo: Path | None = None
+    has_undo: bool = False
 
     def __call__(self, path: Path) -> None:
         run = self.run
@@ -211,7 +224,7 @@ class _Proof:
             run.recorder.write(
                 run.undo, digest, self.base.result(), run.plan.terms, self.package.documents, force=run.wish.force
             )
-            self.undo = run.undo
+            self.has_undo = True
 
     def _require_finite(self) -> None:
         count = sum(self.run.overflows.values()) + self.run.tally.overflows

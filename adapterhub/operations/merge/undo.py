@@ -50,6 +50,12 @@ class Recorder:
         self._predicted: dict[Key, bytearray] = {}
         self._packed: dict[Key, tuple[bool, bytes]] = {}
 
+    @property
+    def share(self) -> float:
+        """Bytes that it holds for each byte of the tensors that are done."""
+        held = sum(len(data) for _, data in self._packed.values())
+        return held / max(1, sum(self._opened.adapter.tensors[key].nbytes for key in self._packed))
+
     def subtracts(self, key: Key, stored: LazyTensor, terms: Sequence[Term]) -> bool:
         """Whether a tensor is restored by subtraction."""
         return stored.dtype in _NARROW and reversible(key, terms)
