@@ -24,9 +24,8 @@ def as_full(
     """DIFF, and DIFF_B where the bias changes, of one module; a norm stays a norm, and what is full stays as it is.
 
     Computed tensors are rounded once to `dtype`. DIFF has the shape of `weight`, else `weight_shape`, else what the
-    factors show. Raises NeedsBase where ΔW takes `weight` and there is none, BrokenAdapter
-    where the module does not fit that shape. `base_bias` is the module's bias, which only
-    PEFT's IA3 scales.
+    factors show. Raises NeedsBase where ΔW takes `weight` and there is none, BrokenAdapter where the module does not fit that
+    shape. `base_bias` is the module's bias, which only PEFT's IA3 scales.
     """
     found = delta(tensors)
     if found.name in ("full", "norm") and R.SET_WEIGHT not in tensors:

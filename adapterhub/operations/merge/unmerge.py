@@ -55,9 +55,9 @@ def unmerge(
     """Writes the base of `merged` to `target`.
 
     With the file `undo` that `merge` wrote, bit for bit: the sha256 of the result is verified before it is put in place, so
-    that a model whose metadata were edited since will do. Otherwise `adapters` (paths with strengths, `blocks`, `include` and `exclude` as for `merge`; `factors` are what a
-    TOML of blocks holds) are subtracted, each number to within half a unit in the last place for every rounding. Raises what
-    `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
+    that a model whose metadata were edited since will do. Otherwise `adapters` are subtracted, each number to within half a
+    unit in the last place for every rounding: paths with strengths, `blocks`, `include` and `exclude` as for `merge`; `factors`
+    are what a TOML of blocks holds. Raises what `adapterhub.errors` lists; RefusedInput for adapters whose change is no sum.
     """
     if (undo is None) == (not adapters):
         raise UsageError("say what to take out", mend="Give either --undo FILE or adapters.")
@@ -160,8 +160,8 @@ def _proven(source: Path, path: Path, told: Undo, digest: str) -> Iterator[None]
 
 
 def _edited(source: Path, path: Path) -> Iterator[Problem]:
-    yield warning("edited", recipe.named(source), f"is not as merge wrote it when it wrote {recipe.named(path)}: what is restored is proven by the sha256 "
-                  "of the base")  # fmt: skip
+    yield warning("edited", recipe.named(source), f"is not as merge wrote it when it wrote {recipe.named(path)}: what is "
+                  "restored is proven by the sha256 of the base")  # fmt: skip
 
 
 def _document(
