@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import adapterhub
-from adapterhub.cli.options import PATH, as_json, debug
+from adapterhub.cli.options import PATH, as_json, debug, variant
 from adapterhub.cli.terminal import columns, escape, paint, problems, write, write_json
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ SHOWN = 5
 @click.argument("adapter", metavar="ADAPTER", type=PATH)
 @click.argument("checkpoint", metavar="[CKPT]", type=PATH, required=False)
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
+@variant
 @as_json
 @debug
-def command(adapter: Path, checkpoint: Path | None, architecture: str | None, as_json: bool) -> int:
-    found = adapterhub.compatible(adapter, checkpoint, architecture=architecture)
+def command(adapter: Path, checkpoint: Path | None, as_json: bool, **options: Any) -> int:
+    found = adapterhub.compatible(adapter, checkpoint, **options)
     write_json(found) if as_json else write("\n".join(describe(found)))
     return int(not found.fits)
 

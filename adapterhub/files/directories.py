@@ -200,7 +200,7 @@ def preferred(folder: Folder) -> list[str]:
     choices = " or ".join(f"--variant {name}" for name in sorted({variant_of(name) for name in several}))
     return folder.at_most_one(
         several,
-        f"convert, diff, extract, inspect, merge, plot and validate take {choices}; else give one of these files.",
+        f"compatible, convert, diff, extract, inspect, merge, plot and validate take {choices}; else give one of these files.",
     )
 
 

@@ -94,6 +94,16 @@ def test_the_variant_is_that_of_every_folder_that_has_it(folder, tmp_path, cli, 
     assert adapterhub.diff(sd1_lora, sd1_lora, base=folder, variant="fp16").equal
 
 
+def test_the_model_that_an_adapter_is_to_fit_may_be_a_variant(folder, sd1_lora, cli):
+    told = cli("compatible", sd1_lora, folder)
+    assert told.status == 2
+    assert "--variant fp16 or --variant non_ema" in told.err
+    assert cli("compatible", sd1_lora, folder, "--variant", "fp16").out.startswith(
+        f"{sd1_lora}: sd1 kohya lora\nfits {folder}"
+    )
+    assert adapterhub.compatible(sd1_lora, folder, variant="non_ema").fits
+
+
 def test_a_vae_and_a_base_come_from_the_variant_too(folder, tmp_path, sd1_lora):
     model, vae = tmp_path / "model.safetensors", folder / "vae/diffusion_pytorch_model"
     small = {name: tensor.astype("f2") for name, tensor in load_file(f"{vae}.safetensors").items()}

@@ -16,16 +16,22 @@ _ADAPTERS = (Kind.LORA, Kind.EMBEDDING, Kind.HYPERNETWORK)
 
 
 def compatible(
-    adapter: Path | str | Package, checkpoint: Path | str | None = None, *, architecture: str | None = None
+    adapter: Path | str | Package,
+    checkpoint: Path | str | None = None,
+    *,
+    architecture: str | None = None,
+    variant: str | None = None,
 ) -> Compatibility:
-    """What becomes of the adapter at `adapter`, a path or an opened package, in the model at `checkpoint`, and in each program that reads such files.
+    """What becomes of the adapter at `adapter`, a path or an opened package, in the model at `checkpoint`, and in each program
+    that reads such files.
 
     Only headers and alphas are read. Keys that no layout explains, and broken modules, are left out and told. Without
-    `checkpoint` the readers alone are asked. Raises NotAnAdapter where a file is not of its kind.
+    `checkpoint` the readers alone are asked; `variant` is that of a folder whose weights are there in several. Raises
+    NotAnAdapter where a file is not of its kind.
     """
     given = adapter if isinstance(adapter, Package) else Path(adapter)
     with open_adapter(given, architecture=architecture, allow_loss=True, kinds=_ADAPTERS) as source:
-        fit = None if checkpoint is None else _fit(source, Path(checkpoint))
+        fit = None if checkpoint is None else _fit(source, Path(checkpoint), variant)
         path = str(source.package.path)
         names = Names(path) if checkpoint is None else Names(path, str(checkpoint))
         verdicts = readers(facts_of(source), names)
@@ -36,8 +42,8 @@ def compatible(
         )  # fmt: skip
 
 
-def _fit(source: Source, checkpoint: Path) -> ModelFit:
-    with open_adapter(checkpoint, allow_loss=True, kinds=(Kind.CHECKPOINT,)) as model:
+def _fit(source: Source, checkpoint: Path, variant: str | None) -> ModelFit:
+    with open_adapter(checkpoint, allow_loss=True, kinds=(Kind.CHECKPOINT,), variant=variant) as model:
         return fit_to(source, model, checkpoint)
 
 
