@@ -47,7 +47,9 @@ class Problem(Document):
 
     severity: Literal["error", "warning"] = Field(description="error: the file does not do what it is for")
     code: str = Field(description="a short stable name of the problem, such as missing-alpha")
-    where: str = Field(description="the tensor, module, metadata field or member concerned; empty for the whole file")
+    where: PathText = Field(
+        description="the tensor, module, metadata field or member concerned; empty for the whole file"
+    )
     message: str = Field(description="what is wrong, in a sentence")
     mend: str | None = Field(default=None, description="what to do about it, where that is known")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from adapterhub.adapter import Module
+from adapterhub.documents import Problem
 from adapterhub.layouts.base import Reading
 from adapterhub.operations.source import Source
 
@@ -35,9 +36,13 @@ def joined(
         sources=tuple(source for package in packages for source in package.sources),
     )
     reading = replace(readings[0], modules=modules, names=names, metadata=_agreed(readings, own))
-    problems = tuple(problem.model_copy(update={"where": place(source, problem.where)})
-                     for source in opened for problem in source.problems)  # fmt: skip
-    return Source(package, opened[0].identity, reading, problems)
+    return Source(package, opened[0].identity, reading, tuple(one for source in opened for one in problems_of(source)))
+
+
+def problems_of(source: Source) -> Iterator[Problem]:
+    """What is odd about one of several sources, each with the file that it is about."""
+    for one in source.problems:
+        yield Problem(**{**dict(one), "where": place(source, one.where)})
 
 
 def _agreed(readings: Sequence[Reading], own: Collection[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from adapterhub.adapter import Adapter, Key, Role
 from adapterhub.errors import RefusedInput, UsageError
 from adapterhub.layouts.embedding.layout import tokens
+from adapterhub.metadata import utf8
 from adapterhub.operations.ledger import Ledger
 from adapterhub.tensors import LazyTensor, from_bytes, stack_rows, values
 
@@ -80,7 +81,7 @@ def summed(adapter: Adapter, parts: Sequence[Part], token: str, dtype: str | Non
         found.put(key, reduce(add, terms), tensors)
         padded = "".join(f"; {part.name} has {tensor.shape[0]} of {rows} rows, and zeros follow"
                          for part, tensor in zip(parts, tensors, strict=True) if tensor.shape[0] < rows)  # fmt: skip
-        ledger.replace(sources, [key], "compute", " + ".join(map(_term, parts)) + padded)
+        ledger.replace(sources, [key], "compute", utf8(" + ".join(map(_term, parts)) + padded))
     return found.changed()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from adapterhub.adapter import Module, Role, Roles
 from adapterhub.documents import Action
 from adapterhub.errors import UnknownName, UsageError
+from adapterhub.metadata import utf8
 from adapterhub.operations.base import Base
 from adapterhub.operations.lora import deltas
 from adapterhub.operations.lora.effect import Effect, added, effect
@@ -120,7 +121,7 @@ def wanted(module: Module, terms: Sequence[Term], mixing: Mixing, base: Base) ->
 
 def combined(module: Module, terms: Sequence[Term], mixing: Mixing, dtype: str | None) -> Combined:
     """One module of what several inputs, or one, do to it."""
-    reason = " + ".join(map(str, terms))
+    reason = utf8(" + ".join(map(str, terms)))
     first = terms[0]
     if first.is_embedding:
         return Combined(first.tensors, "copy", "an embedding stays as it is")

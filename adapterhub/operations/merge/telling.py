@@ -15,6 +15,7 @@ from adapterhub.documents import Source as SourceDocument
 from adapterhub.files import Package
 from adapterhub.operations.checkpoint.others import carried
 from adapterhub.operations.delivery import size_of
+from adapterhub.operations.joining import problems_of
 from adapterhub.operations.ledger import summary
 from adapterhub.operations.merge.output import keys_by_place, place_of
 from adapterhub.operations.merge.subtracted import subtracted
@@ -112,7 +113,7 @@ def _loses(source: Source) -> bool:
 def _problems(run: Run) -> Iterator[Problem]:
     for source in (run.opened, *(one.source for one in run.adapters)):
         yield from warnings_of(source.package)
-        yield from source.problems
+        yield from problems_of(source)
     ordered = {key: terms for key, terms in run.plan.terms.items() if _have_order(terms, len(run.adapters))}
     if ordered:
         key = next(iter(ordered))
