@@ -81,4 +81,4 @@ def _require_finite(module: Module, wanted: float, written: float) -> None:
         raise BrokenAdapter(f"{name}: values are not finite", [name], mend="adapterhub validate lists such modules.")
     if not math.isfinite(written):
         raise RefusedInput(f"{name}: a number becomes too large for its dtype",
-                           mend="Give --dtype fp32 or bf16, or a smaller factor.")  # fmt: skip
+                           mend="Give a smaller factor; or scale --into alpha, and elsewhere --dtype fp32 or bf16.")  # fmt: skip
