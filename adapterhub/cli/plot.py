@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import adapterhub
-from adapterhub.cli.options import OUTPUT, PATH, as_json, base, debug, variant
+from adapterhub.cli.options import PATH, TARGET, as_json, base, debug, variant
 from adapterhub.cli.terminal import columns, escape, number, write, write_json
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ _MEASURES = {"relative": "‖ΔW‖ / ‖W‖", "rms": "‖ΔW‖ / √elements;
 
 @click.command("plot")
 @click.argument("path", metavar="FILE", type=PATH)
-@click.option("-o", "target", metavar="PNG", type=OUTPUT, required=True, help="The picture to write.")
+@click.option("-o", "target", metavar="PNG", type=TARGET, required=True, help="The picture to write.")
 @base
 @variant
 @click.option("--architecture", metavar="NAME", help="Say what it is for, where its keys leave that open.")
 @click.option("--force", is_flag=True, help="Replace PNG if it exists.")
 @as_json
 @debug
-def command(path: Path, target: Path, as_json: bool, **options: Any) -> None:
+def command(path: Path, target: str, as_json: bool, **options: Any) -> None:
     heat = adapterhub.plot(path, target, **options)
     write_json(heat) if as_json else write("\n".join(describe(heat)))
 

@@ -60,10 +60,11 @@ def plot(
 
     Raises OutputExists unless `force`, UsageError for another suffix than .png and without matplotlib (the extra `plot`).
     """
+    folder = str(target).endswith("/")
     source, target, other = Path(path), Path(target), None if base is None else Path(base)
     require_file_target(target, [source, *([other] if other else [])], force=force)
-    if target.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"{target}: what is drawn is a PNG", mend="Give -o a name with .png.")
+    if folder or target.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{target}{'/' * folder}: what is drawn is a PNG", mend="Give -o a name with .png.")
     unmeasured: list[Unmeasured] = []
     with open_adapter(
         source,
