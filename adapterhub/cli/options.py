@@ -90,6 +90,9 @@ def strong_path(text: str) -> tuple[Path, float] | tuple[Path, float, float]:
     inner, first = weighted_path(str(path))
     if str(inner) == str(path):
         return path, last
+    whole, _ = weighted_path(str(inner))
+    if not inner.exists() and whole.exists():
+        raise click.BadParameter(f"{whole}: two strengths at most, for the UNet and for the text encoders")
     return inner, first, last
 
 
