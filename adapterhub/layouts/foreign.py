@@ -28,6 +28,7 @@ FAMILIES = tuple(
         (Kind.UNKNOWN, "controlnet", "a ControlNet", r"(control_model\.|controlnet_cond_embedding\.|controlnet_down_blocks\.|controlnet_blocks\.)"),
         (Kind.UNKNOWN, "custom-diffusion", "a Custom Diffusion file", r".*\.to_\w+_custom_diffusion\."),
         (Kind.UNKNOWN, "optimizer-state", "the state of an optimizer, as A1111 keeps it beside a hypernetwork or an embedding", r"optimizer_state_dict\."),
+        (Kind.UNKNOWN, "undo", "an undo file of a merge, which unmerge --undo takes", r"(change|head)\.\d+$"),
         (Kind.CHECKPOINT, "sd3", "a model of Stable Diffusion 3", r"(model\.diffusion_model\.)?joint_blocks\.\d+\.(x|context)_block\.attn\.qkv\.weight$"),
         (Kind.CHECKPOINT, "flux", "a model of Flux", r"(model\.diffusion_model\.)?double_blocks\.\d+\.(img|txt)_attn\.qkv\.weight$"),
         (Kind.CHECKPOINT, "checkpoint", "a whole checkpoint", r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner\.embedders)\.(?!.*(lora|hada_|lokr_|\.alpha$))"),
