@@ -69,7 +69,8 @@ def _message(error: AdapterhubError) -> str:
 
 def _details(error: AdapterhubError) -> list[str]:
     if isinstance(error, LossyConversion):
-        return _listed(f"{what}: {why}" for what, why in error.losses)
+        losses = (f"{what}: {why}" for what, why in error.losses)
+        return _listed(loss for loss in losses if loss not in error.message)
     return (
         _listed(place for place in error.places if place not in error.message)
         if isinstance(error, BrokenAdapter)
