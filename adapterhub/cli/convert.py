@@ -25,7 +25,9 @@ SHOWN = 8
 @click.option("--to", metavar="LAYOUT", help="The layout to write: see adapterhub layouts.")
 @click.option("--for", "for_tool", metavar="TOOL", help="Choose the layout by the tool that will read it.")
 @click.option("--as", "as_algorithm", type=click.Choice(["lora", "full"]), help="Rewrite other algorithms as this one.")
-@click.option("--rank", type=click.IntRange(min=1), help="With --as lora: the rank, if it may be approximate.")
+@click.option(
+    "--rank", metavar="R", type=click.IntRange(min=1), help="With --as lora: the rank, if it may be approximate."
+)
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast the numbers.")
 @click.option("--token", metavar="TEXT", help="An embedding's new token.")
 @click.option("--image", metavar="PICTURE", type=PATH, help="With --to a1111-image: the picture to write it onto.")

@@ -12,6 +12,7 @@ from adapterhub.cli.convert import describe
 from adapterhub.cli.options import (
     OUTPUT,
     PATH,
+    STRENGTHS,
     TARGET,
     as_json,
     blocks,
@@ -26,7 +27,7 @@ from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
 
-@click.command("merge")
+@click.command("merge", epilog=STRENGTHS)
 @click.argument("base", metavar="BASE", type=PATH, required=False)
 @click.argument("adapters", metavar="ADAPTER[:UNET[:TE]]...", nargs=-1)
 @click.option(
@@ -37,12 +38,20 @@ from adapterhub.cli.terminal import write, write_json
 @exclude
 @click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Cast the whole model.")
 @click.option(
-    "--rounding", type=click.Choice(["nearest", "stochastic"]), default="nearest", help="How sums are rounded."
+    "--rounding",
+    type=click.Choice(["nearest", "stochastic"]),
+    default="nearest",
+    show_default=True,
+    help="How sums are rounded.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="With --rounding stochastic.")
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+              help="With --rounding stochastic: what chance starts from.")  # fmt: skip
 @click.option("--undo", metavar="FILE", type=OUTPUT, help="Also write what restores BASE bit for bit: see unmerge.")
 @click.option(
-    "--recipe", metavar="FILE", type=PATH, help="Repeat the merge that a model or a recipe tells, to the same bytes."
+    "--recipe",
+    metavar="FILE",
+    type=PATH,
+    help="In place of BASE and adapters: repeat the merge that this model or recipe tells, to the same bytes.",
 )
 @click.option("--architecture", metavar="NAME", help="Say what BASE is, where its keys leave that open.")
 @variant

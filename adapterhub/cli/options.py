@@ -59,11 +59,16 @@ variant = click.option(
     help="Of each diffusers folder that has them: its weights of that name, as fp16.",
 )
 blocks = click.option(
-    "--blocks", metavar="FILE|PRESET", help="Factors by block: a TOML of patterns, or a vector of LoRA Block Weight."
+    "--blocks",
+    metavar="FILE|PRESET",
+    help="Factors by block: a TOML of lines as 'unet.down_blocks.*' = 0.5; or a vector of LoRA Block Weight, or a preset as INS.",
 )
 include = click.option("--include", metavar="GLOB", multiple=True, help="Only modules whose component.path fits.")
 exclude = click.option("--exclude", metavar="GLOB", multiple=True, help="No modules whose component.path fits.")
 db = click.option("--db", metavar="FILE", type=PATH, help="The registry; $ADAPTERHUB_DB, if it is not given.")
+STRENGTHS = (
+    "UNET is an adapter's strength for the UNet, TE for the text encoders: one is for both, and 1 where none is given."
+)
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", re.DOTALL)
 
 

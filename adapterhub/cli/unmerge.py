@@ -9,12 +9,12 @@ import click
 
 import adapterhub
 from adapterhub.cli.convert import describe
-from adapterhub.cli.options import PATH, TARGET, as_json, blocks, db, debug, exclude, include, strong_path
+from adapterhub.cli.options import PATH, STRENGTHS, TARGET, as_json, blocks, db, debug, exclude, include, strong_path
 from adapterhub.cli.recording import is_kept, keep
 from adapterhub.cli.terminal import write, write_json
 
 
-@click.command("unmerge")
+@click.command("unmerge", epilog=STRENGTHS)
 @click.argument("merged", metavar="MERGED", type=PATH)
 @click.argument("adapters", metavar="[ADAPTER[:UNET[:TE]]...]", nargs=-1)
 @click.option("-o", "target", metavar="OUT", type=TARGET, required=True, help="The model to write.")
