@@ -15,6 +15,7 @@ from adapterhub.adapter import Adapter, Key, Kind, Module, Role
 from adapterhub.files import SAFETENSORS, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
+from adapterhub.layouts.checkpoint.bare import Bare, judged
 from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart, turned
 from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.tensors import LazyTensor
@@ -58,14 +59,14 @@ class SingleFile:
 
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
-        judged = _judged(package)
-        return None if judged is None else recognised(self, judged, partial(_reading, package, judged))
+        found = judged(package, _judged)
+        return None if found is None else recognised(self, found[1], partial(_reading, *found))
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
-        judged = _judged(package)
-        assert judged is not None
-        return _reading(package, judged)
+        found = judged(package, _judged)
+        assert found is not None
+        return _reading(*found)
 
     def place(self, key: Key, adapter: Adapter) -> str | None:
         """The name of the tensor that `key` is, or is a part of."""
@@ -99,15 +100,15 @@ def reading(placed: Placed, architecture: str, metadata: Mapping[str, str]) -> R
     return Reading(Kind.CHECKPOINT, architecture, modules, names, dict(metadata), {})
 
 
-def _reading(package: Package, judged: Judged) -> Reading:
-    placed, metadata = judged.placed, dict(package.only.metadata)
+def _reading(bare: Bare, found: Judged) -> Reading:
+    package, placed, metadata = bare.package, found.placed, dict(bare.package.only.metadata)
     metadata.pop(AXES, None)
     if placed.turned:
-        metadata[AXES] = " ".join(sorted({place_of(judged.architecture)[held] for held in placed.turned}))
+        metadata[AXES] = " ".join(sorted({place_of(found.architecture)[held] for held in placed.turned}))
     for name in placed.rest:
-        held = aside(_usual(name, package.only.tensors, judged.architecture))
+        held = aside(_usual(name, package.only.tensors, found.architecture))
         placed.tensors[held], placed.places[held] = package.only.tensors[name], name
-    return reading(placed, judged.architecture, metadata)
+    return bare.told(reading(placed, found.architecture, metadata))
 
 
 def _judged(package: Package) -> Judged | None:
