@@ -59,10 +59,10 @@ def judged(package: Package, judge: Callable[[Package], Judged | None]) -> tuple
     """What `judge` makes of a package, without wrappers where it then knows more of the weights."""
     found = judge(package)
     if any_wrapped(_names(package) if found is None else _left(found)):
-        unwrapped = bare(package)
-        again = judge(unwrapped.package)
+        looked_at = bare(package)
+        again = judge(looked_at.package)
         if again is not None and (found is None or again.score > found.score):
-            return unwrapped, again
+            return looked_at, again
     return None if found is None else (Bare(package), found)
 
 
