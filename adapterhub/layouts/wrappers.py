@@ -6,7 +6,8 @@ Source: `torch.compile` (`_orig_mod`), `FullyShardedDataParallel` (`_fsdp_wrappe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 
 COMPILED, DISTRIBUTED = "compiled", "distributed"
 """The codes under which they are reported."""
@@ -29,7 +30,8 @@ def unwrapped(name: str) -> tuple[str, str]:
     return bare, code
 
 
-def any_wrapped(names: Iterable[str]) -> bool:
-    """Whether there may be a wrapper in some name, without looking at them one by one."""
+@lru_cache(maxsize=16)
+def any_wrapped(names: tuple[str, ...]) -> bool:
+    """Whether there may be a wrapper in some name, without looking at them one by one; files of one trainer have them in common."""
     text = "\n".join(("", *names))
     return any(mark in text for mark in (*_INSIDE, f"\n{_IN_FRONT}"))

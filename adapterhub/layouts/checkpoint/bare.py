@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
@@ -66,13 +67,13 @@ def judged(package: Package, judge: Callable[[Package], Judged | None]) -> tuple
     return None if found is None else (Bare(package), found)
 
 
-def _names(package: Package) -> Iterator[str]:
-    for content in package.files.values():
-        yield from content.tensors
+def _names(package: Package) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(content.tensors for content in package.files.values()))
 
 
-def _left(found: Judged) -> Iterator[str]:
+def _left(found: Judged) -> tuple[str, ...]:
     """The names that are no weights."""
-    yield from found.placed.rest
-    if found.score.named < len(found.placed.places):
-        yield from (place.rpartition(":")[2] for held, place in found.placed.places.items() if held.component == ASIDE)
+    rest, places = found.placed.rest, found.placed.places
+    if found.score.named == len(places):
+        return tuple(rest)
+    return (*rest, *(place.rpartition(":")[2] for held, place in places.items() if held.component == ASIDE))
