@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import adapterhub
 from adapterhub import architectures
+from adapterhub.errors import BrokenAdapter
 from tests.operations.checkpoint_files import POSITIONS, content, document, folder_of, positions, saved, weights
 
 OWN = {"unet": {"sample_size": 96}, "vae": {"scaling_factor": 0.5}, "text_encoder": {"hidden_act": "gelu"}}
@@ -96,3 +98,39 @@ def test_an_index_of_no_pipeline_of_its_architectures_tells_nothing(tmp_path):
     for name in ("FluxPipeline", ["StableDiffusionXLPipeline"], None):
         (tmp_path / "folder/model_index.json").write_text(json.dumps({**index, "_class_name": name}))
         assert adapterhub.inspect(tmp_path / "folder").architecture == "sd1"
+
+
+@pytest.mark.parametrize("mark", ["", "module."])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sdxl-refiner"])
+def test_a_unet_under_a_part_of_its_prefix_is_no_lora(name, mark, tmp_path):
+    """`diffusion_model.…`, as LDM's DiffusionWrapper has it: the prefix of ComfyUI's LoRAs, whose IA3 ends in `.weight` as well."""
+    unet = {place: held for place, held in weights(name).items() if place.startswith("model.diffusion_model.")}
+    source = saved(
+        tmp_path / "unet.safetensors", {mark + place.removeprefix("model."): held for place, held in unet.items()}
+    )
+    found = adapterhub.inspect(source)
+    assert (found.kind, found.layout, found.architecture) == ("checkpoint", "single-file", name)
+    assert list(found.components) == ["unet"]
+    done = adapterhub.convert(source, tmp_path / "out.safetensors", to="single-file")
+    assert content(tmp_path / "out.safetensors") == content(saved(tmp_path / "plain.safetensors", unet))
+    assert {tuple(entry.source) for entry in done.entries} == {(place,) for place in content(source)}
+
+
+@pytest.mark.parametrize("start", ["", "diffusion_model."])
+@pytest.mark.parametrize("layout", ["single-file", "diffusers"])
+def test_a_weight_that_is_there_with_its_prefix_and_without_is_refused(start, layout, tmp_path):
+    """One would take the other's place."""
+    prefix, tensors = "model.diffusion_model.", weights("sd1")
+    unet = {start + place.removeprefix(prefix): held for place, held in tensors.items() if place.startswith(prefix)}
+    source = saved(tmp_path / "unet.safetensors", {**unet, f"{prefix}out.0.bias": tensors[f"{prefix}out.0.bias"] + 1})
+    with pytest.raises(
+        BrokenAdapter, match=r"1 weights are there with their prefix and without: model\.diffusion_model\.out"
+    ):
+        adapterhub.convert(source, tmp_path / "out", to=layout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ia3_of_the_first_convolution_stays_a_lora(tmp_path):
+    vector = {"diffusion_model.input_blocks.0.0.weight": np.ones((320, 1, 1, 1), "f4"),
+              "diffusion_model.input_blocks.0.0.on_input": np.zeros((), "f4")}  # fmt: skip
+    assert adapterhub.inspect(saved(tmp_path / "ia3.safetensors", vector)).kind == "lora"

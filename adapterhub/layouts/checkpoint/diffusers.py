@@ -19,6 +19,7 @@ from adapterhub.files import ASIDE_FILE, DIRECTORY, File, Package
 from adapterhub.files.directories import PIPELINE
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
+from adapterhub.layouts.checkpoint.bare import Bare, judged
 from adapterhub.layouts.checkpoint.places import Placed, as_layer, key, rows, spelled
 from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.layouts.checkpoint.single_file import reading
@@ -49,14 +50,14 @@ class Diffusers:
 
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
-        judged = _judged(package)
-        return None if judged is None else recognised(self, judged, partial(_reading, package, judged))
+        found = judged(package, _judged)
+        return None if found is None else recognised(self, found[1], partial(_reading, *found))
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
-        judged = _judged(package)
-        assert judged is not None
-        return _reading(package, judged)
+        found = judged(package, _judged)
+        assert found is not None
+        return _reading(*found)
 
     def place(self, held: Key, adapter: Adapter) -> str:
         """File and name."""
@@ -96,11 +97,11 @@ def _claimed_again(judged: Judged) -> Iterator[str]:
             yield place
 
 
-def _reading(package: Package, judged: Judged) -> Reading:
-    if strays := [*judged.placed.rest, *_claimed_again(judged)]:
-        raise BrokenAdapter(f"{package.path}: {len(strays)} tensors have no place of their own in {judged.architecture}: {strays[0]} …",
+def _reading(bare: Bare, found: Judged) -> Reading:
+    if strays := [bare.stored(place) for place in (*found.placed.rest, *_claimed_again(found))]:
+        raise BrokenAdapter(f"{bare.package.path}: {len(strays)} tensors have no place of their own in {found.architecture}: {strays[0]} …",
                             strays, mend="Its parts are of several models: get the folder again.")  # fmt: skip
-    return reading(judged.placed, judged.architecture, _metadata(package))
+    return bare.told(reading(found.placed, found.architecture, _metadata(bare.package)))
 
 
 def _judged(package: Package) -> Judged | None:

@@ -12,10 +12,12 @@ from functools import partial
 
 import adapterhub.architectures as architectures
 from adapterhub.adapter import Adapter, Key, Kind, Module, Role
+from adapterhub.errors import BrokenAdapter
 from adapterhub.files import SAFETENSORS, File, Package
 from adapterhub.layouts.base import Encoded, Form, Reading, Recognised
 from adapterhub.layouts.checkpoint.aside import ASIDE, aside
-from adapterhub.layouts.checkpoint.places import Placed, place_of, put_together, take_apart, turned
+from adapterhub.layouts.checkpoint.bare import Bare, judged
+from adapterhub.layouts.checkpoint.places import Placed, key, place_of, put_together, rows, take_apart, turned
 from adapterhub.layouts.checkpoint.scoring import Judged, best, recognised
 from adapterhub.tensors import LazyTensor
 
@@ -25,6 +27,8 @@ _ANCHORS = {
     "text_encoder": ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"),
 }
 """By component (SDXL's second text encoder is like the first) tensors that every model has, without their prefix."""
+_WITHIN = "diffusion_model."
+"""The prefix of a UNet alone inside what LDM and ComfyUI call `model`, and that of ComfyUI's LoRAs."""
 _ROOTS = ("embeddings.", "encoder.", "final_layer_norm.")
 _CLIP = {"sd1": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 _LINEAR = ("text_projection.weight.weight", "text_projection.weight")
@@ -58,14 +62,14 @@ class SingleFile:
 
     def recognise(self, package: Package) -> Recognised | None:
         """What it is, by the architecture that names the most of its tensors."""
-        judged = _judged(package)
-        return None if judged is None else recognised(self, judged, partial(_reading, package, judged))
+        found = judged(package, _judged)
+        return None if found is None else recognised(self, found[1], partial(_reading, *found))
 
     def decode(self, package: Package) -> Reading:
         """The weights, and what is kept aside."""
-        judged = _judged(package)
-        assert judged is not None
-        return _reading(package, judged)
+        found = judged(package, _judged)
+        assert found is not None
+        return _reading(*found)
 
     def place(self, key: Key, adapter: Adapter) -> str | None:
         """The name of the tensor that `key` is, or is a part of."""
@@ -99,15 +103,24 @@ def reading(placed: Placed, architecture: str, metadata: Mapping[str, str]) -> R
     return Reading(Kind.CHECKPOINT, architecture, modules, names, dict(metadata), {})
 
 
-def _reading(package: Package, judged: Judged) -> Reading:
-    placed, metadata = judged.placed, dict(package.only.metadata)
+def _reading(bare: Bare, found: Judged) -> Reading:
+    package, placed, metadata = bare.package, found.placed, dict(bare.package.only.metadata)
     metadata.pop(AXES, None)
     if placed.turned:
-        metadata[AXES] = " ".join(sorted({place_of(judged.architecture)[held] for held in placed.turned}))
+        metadata[AXES] = " ".join(sorted({place_of(found.architecture)[held] for held in placed.turned}))
+    if twice := [bare.stored(name) for name in placed.rest if _is_there(name, placed, found.architecture)]:
+        raise BrokenAdapter(f"{package.path}: {len(twice)} weights are there with their prefix and without: {twice[0]} …", twice,
+                            mend="Its parts are of several models: get the file again.")  # fmt: skip
     for name in placed.rest:
-        held = aside(_usual(name, package.only.tensors, judged.architecture))
+        held = aside(_usual(name, package.only.tensors, found.architecture))
         placed.tensors[held], placed.places[held] = package.only.tensors[name], name
-    return reading(placed, judged.architecture, metadata)
+    return bare.told(reading(placed, found.architecture, metadata))
+
+
+def _is_there(name: str, placed: Placed, architecture: str) -> bool:
+    """Whether another tensor is the weight that has this name in whole models."""
+    row = rows(architecture).get(name)
+    return row is not None and any(key(ours) in placed.tensors for ours in row.tensors)
 
 
 def _judged(package: Package) -> Judged | None:
@@ -150,7 +163,9 @@ def _anchors(component: str) -> tuple[str, ...]:
 
 
 def _alone(tensors: Mapping[str, LazyTensor]) -> Judged | None:
-    """A component without its prefix."""
+    """A component without its prefix, or with the end of it."""
+    if (first := tensors.get(_WITHIN + _ANCHORS["unet"][0])) is not None and first.shape[2:] == (3, 3):  # no IA3
+        return best(partial(_of, tensors, "unet", without="model."))
     for component in _ANCHORS:
         if not any(anchor in tensors for anchor in _anchors(component)):
             continue
@@ -161,11 +176,14 @@ def _alone(tensors: Mapping[str, LazyTensor]) -> Judged | None:
     return None
 
 
-def _of(tensors: Mapping[str, LazyTensor], component: str, architecture: str) -> Placed:
-    """`tensors` as the component `component`, under the names that they have in the file."""
+def _of(tensors: Mapping[str, LazyTensor], component: str, architecture: str, without: str | None = None) -> Placed:
+    """`tensors` as the component `component`, `without` its prefix or the start of that, under the names that they have in the
+    file.
+    """
     part = architectures.get(architecture).parts.get(component)
     if part is None:
         return Placed()
-    placed = take_apart({part.prefix + name: tensor for name, tensor in tensors.items()}, architecture)
-    bare = {key: place.removeprefix(part.prefix) for key, place in placed.places.items()}
-    return replace(placed, places=bare, rest=[name.removeprefix(part.prefix) for name in placed.rest])
+    start = part.prefix if without is None else without
+    placed = take_apart({start + name: tensor for name, tensor in tensors.items()}, architecture)
+    bare = {key: place.removeprefix(start) for key, place in placed.places.items()}
+    return replace(placed, places=bare, rest=[name.removeprefix(start) for name in placed.rest])

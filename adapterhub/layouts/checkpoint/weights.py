@@ -8,6 +8,7 @@ import adapterhub.architectures as architectures
 from adapterhub.errors import NotAnAdapter
 from adapterhub.files import Package
 from adapterhub.layouts.checkpoint.aside import weights_of
+from adapterhub.layouts.checkpoint.bare import bare
 from adapterhub.layouts.checkpoint.diffusers import FILES, as_folder, components
 from adapterhub.layouts.checkpoint.places import spelled
 from adapterhub.layouts.checkpoint.single_file import as_whole
@@ -16,6 +17,7 @@ from adapterhub.tensors import LazyTensor
 
 def weights(package: Package, architecture: str) -> Mapping[str, LazyTensor]:
     """`component.module.weight` (or `.bias`) → tensor, for whatever of `architecture` the package holds."""
+    package = bare(package).package
     parts = {name: part for name, part in components(package).items() if name in FILES}
     placed = as_folder(package, parts, architecture) if parts else as_whole(package.only.tensors, architecture)
     found = {f"{held.component}.{spelled(held)}": placed.tensors[held] for held in weights_of(placed.tensors)}

@@ -11,6 +11,7 @@ from operator import attrgetter
 from adapterhub.adapter import Key, Role
 from adapterhub.algorithms import Extent, extent, length_along
 from adapterhub.layouts.lora.suffixes import ROLES
+from adapterhub.layouts.wrappers import unwrapped
 from adapterhub.tensors import LazyTensor, Shape
 
 EMBEDDING = "embedding"
@@ -22,10 +23,8 @@ BUNDLE = "bundle_emb."
 _IA3 = frozenset({Role.IA3_WEIGHT, Role.IA3_L})
 _AFTER_FIRST_DOT = {suffix[1:]: role for suffix, role in ROLES.items()}
 
-# What wraps a key without meaning anything, and the name under which its removal is reported.
-_WRAPPERS = (
-    ("compiled", re.compile(r"_orig_mod\.|_fsdp_wrapped_module\."), ""),
-    ("distributed", re.compile(r"^module\.(?=.)"), ""),
+# What else stands in a key without meaning anything, and the name under which its removal is reported.
+_ODD = (
     ("adapter-name", re.compile(r"(\.(?:lora_[AB]|oft_R))\.(?!(?:weight|bias|scaled_oft)$)[^.]+(?=\.(?:weight|bias)$)"), r"\1"),
     ("adapter-name", re.compile(r"(\.lora_magnitude_vector)\.(?!weight$)[^.]+(?:\.weight)?$"), r"\1"),
     ("adapter-name", re.compile(r"(\.(?:lora_[ABE]|hada_\w+|lokr_\w+|ia3_l|boft_[Rs]))\.(?!(?:weight|bias)$)[^.]+$"), r"\1"),
@@ -148,8 +147,8 @@ def _split_at_suffix(name: str) -> tuple[str, str, Role | None]:
 
 
 def _clean(name: str) -> tuple[str, str]:
-    why = ""
-    for reason, pattern, replacement in _WRAPPERS:
+    name, why = unwrapped(name)
+    for reason, pattern, replacement in _ODD:
         cleaned = pattern.sub(replacement, name)
         if cleaned != name:
             name, why = cleaned, reason

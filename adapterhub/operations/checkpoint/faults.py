@@ -11,10 +11,12 @@ from adapterhub.documents import Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Reading
 from adapterhub.layouts.checkpoint.aside import ASIDE, POSITIONS, extra_of, weights_of
+from adapterhub.layouts.checkpoint.bare import bare
 from adapterhub.layouts.checkpoint.mixture import mixture
 from adapterhub.layouts.checkpoint.places import stacks
 from adapterhub.layouts.checkpoint.scoring import TOKENS, lengthened, misfits
 from adapterhub.layouts.identity import Identity
+from adapterhub.layouts.wrappers import TITLES
 from adapterhub.metadata import claimed
 from adapterhub.operations.checkpoint import scaled
 from adapterhub.operations.problems import error, warning
@@ -33,6 +35,7 @@ def faults(package: Package, identity: Identity, reading: Reading) -> Iterator[P
     wrong = [*_shapes(package, reading), *_dtypes(reading), *_gaps(reading)]
     beside = list(_beside(reading))
     yield from _mixed(package, [*wrong, *beside])
+    yield from _wrapped(reading)
     yield from wrong
     yield from _longer(reading)
     yield from beside
@@ -50,13 +53,21 @@ def _mixed(package: Package, found: Sequence[Problem]) -> Iterator[Problem]:
     """Components of several architectures in a single file in which something was `found` that this explains."""
     if len(package.files) != 1 or not any(problem.code in _OF_MIXTURES for problem in found):
         return
-    if parts := mixture(package.only.tensors):
+    if parts := mixture(bare(package).package.only.tensors):
         titles = {head: " or ".join(architectures.get(name).title for name in names)
                   for head, names in parts.items() if len(names) < len(architectures.NAMES)}  # fmt: skip
         told = ", ".join(f"{head}* of {title}" for head, title in titles.items())
         broken = any(problem.severity == "error" for problem in found)
         yield (error if broken else warning)(_MIXED, "", f"components of several models in one file: {told}",
                                              "Get the original files: each component has to be of one model.")  # fmt: skip
+
+
+def _wrapped(reading: Reading) -> Iterator[Problem]:
+    """Names of a model that was saved inside a wrapper of torch."""
+    for code, count in Counter(reading.mended.values()).items():
+        place = next(place for place, why in reading.mended.items() if why == code)
+        yield warning(code, place, f"{TITLES[code]}, with which no program knows a weight ({count} tensors)",
+                      "adapterhub convert writes the usual names.")  # fmt: skip
 
 
 def _shapes(package: Package, reading: Reading) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from adapterhub.layouts.checkpoint.aside import (
     positions,
 )
 from adapterhub.layouts.checkpoint.places import key, rows, stacks
+from adapterhub.layouts.wrappers import TITLES
 from adapterhub.metadata import PREDICTION
 from adapterhub.operations.casting import Tally, cast
 from adapterhub.operations.checkpoint import averages, folder, vae
@@ -44,6 +45,7 @@ _ACTIONS: Mapping[str, tuple[Action, Action, str]] = {
 }
 """What a crossing is called on the way out of a single file and on the way into one, and what it is."""
 _TURNED = "a linear layer is a 1×1 convolution where others have one, and the other way around"
+_USUAL = "Mended: the usual names are written."
 _UNSCALED = "Convert the fp16 or bf16 model that it was made of."
 
 
@@ -93,7 +95,7 @@ def make(opened: Source, request: Request) -> Made:
 
 def _done(opened: Source, adapter: Adapter, request: Request) -> dict[str, str]:
     """What was done to problems of the source, by their codes, where `adapter` is written."""
-    done = {"position-ids": _done_to_ids(opened.adapter, adapter)}
+    done = {"position-ids": _done_to_ids(opened.adapter, adapter), **dict.fromkeys(TITLES, _USUAL)}
     if request.whole.prune or request.whole.ema or request.whole.only is not None:
         done["leftovers"] = "They were left out."
     if request.dtype is not None:

@@ -17,6 +17,7 @@ from adapterhub.layouts.identity import Identity
 from adapterhub.layouts.lora.identity import told_architecture
 from adapterhub.layouts.lora.peft_config import changed_bases
 from adapterhub.layouts.lora.placing import AlphaPlace, Fit, LoraLayout
+from adapterhub.layouts.wrappers import TITLES
 from adapterhub.operations.lora.module_faults import is_number, is_plain, module_faults
 from adapterhub.operations.problems import error, warning
 from adapterhub.tensors import LazyTensor, item
@@ -40,8 +41,7 @@ _ODD = {
     "ldm-names": "original (LDM) names where the layout has diffusers' names",
     "no-transformer-level": "ComfyUI's text encoder names without `transformer.`",
     "model-prefix": "a checkpoint's prefix before the module",
-    "compiled": "the mark of a compiled or sharded module",
-    "distributed": "the mark of a distributed module",
+    **TITLES,
     "adapter-name": "the name of an adapter inside the key, as a raw state dict has it",
     "undotted-suffix": "an underscore instead of a dot before `lora_down` or `lora_up`",
 }
