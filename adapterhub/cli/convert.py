@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adapterhub.documents import Conversion, LedgerEntry
 
 SHOWN = 8
-"""How many entries that were dropped for one reason are shown to people; --json has them all."""
+"""How many entries that were dropped for one reason, and approximated modules, are shown to people; --json has them all."""
 
 
 @click.command("convert")
@@ -67,7 +67,7 @@ SHOWN = 8
 def command(source: Path, target: str, no_check: bool, db: Path | None, as_json: bool, **options: Any) -> None:
     done = adapterhub.convert(source, target, check=not no_check, digests=as_json or is_kept(db), **options)
     keep(done, db)
-    write_json(done) if as_json else write("\n".join(describe(done)))
+    write_json(done) if as_json else write("\n".join([*describe(done), *approximated(done)]))
 
 
 def describe(done: Conversion) -> list[str]:
@@ -83,6 +83,17 @@ def describe(done: Conversion) -> list[str]:
           if foretold else ()),
     ]  # fmt: skip
     return columns(rows) + dropped(done.entries) + problems(done.problems)
+
+
+def approximated(done: Conversion) -> list[str]:
+    """The error over all modules, and those that it is largest in."""
+    if not done.approximations:
+        return []
+    worst = sorted(done.approximations, key=lambda found: -found.error)[:SHOWN]
+    rows = [("  module", "rank", "error", "captured")]
+    rows += [(f"  {found.module}", str(found.rank), number(found.error), f"{found.captured:.2%}") for found in worst]
+    overall = "" if done.relative_error is None else f", relative error {number(done.relative_error)}"
+    return [f"{len(done.approximations)} modules approximated{overall}; the worst:", *columns(rows)]
 
 
 def dropped(entries: list[LedgerEntry]) -> list[str]:

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from adapterhub.cli.convert import describe
+from adapterhub.cli.convert import approximated, describe
 from adapterhub.cli.options import TARGET, as_json, db, debug
 from adapterhub.cli.recording import keep
-from adapterhub.cli.terminal import columns, number, write, write_json
+from adapterhub.cli.terminal import write, write_json
 
 if TYPE_CHECKING:
     from adapterhub.documents import Conversion
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-SHOWN = 8
-"""How many approximated modules are shown to people, the worst first; --json has them all."""
 
 dtype = click.option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="The dtype of the result.")
 rank = click.option("--rank", metavar="R", type=click.IntRange(min=1), help="The largest rank that a module may have.")
@@ -61,14 +58,3 @@ def show(done: Conversion, *, db: Path | None, as_json: bool) -> None:
     """One JSON document, or the lines of `convert` and what was approximated; the registry keeps what was written."""
     keep(done, db)
     write_json(done) if as_json else write("\n".join([*describe(done), *approximated(done)]))
-
-
-def approximated(done: Conversion) -> list[str]:
-    """The error over all modules, and those that it is largest in."""
-    if not done.approximations:
-        return []
-    worst = sorted(done.approximations, key=lambda found: -found.error)[:SHOWN]
-    rows = [("  module", "rank", "error", "captured")]
-    rows += [(f"  {found.module}", str(found.rank), number(found.error), f"{found.captured:.2%}") for found in worst]
-    overall = "" if done.relative_error is None else f", relative error {number(done.relative_error)}"
-    return [f"{len(done.approximations)} modules approximated{overall}; the worst:", *columns(rows)]

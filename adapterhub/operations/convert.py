@@ -20,11 +20,11 @@ from adapterhub.files import cached_sha256
 from adapterhub.operations import work
 from adapterhub.operations.base import base_of
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
-from adapterhub.operations.proof import Proof
+from adapterhub.operations.proof import Proof, approximations
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
-from adapterhub.operations.work import WholeArguments, whole_options
+from adapterhub.operations.work import Made, WholeArguments, whole_options
 
 
 @recorded("convert", "source", "base", "image", "vae", "tokenizer", "config")
@@ -91,14 +91,23 @@ def _carried_out(
         place = wish.place(made.encoded.package)
         report = Report(wish, place, request.layout.name, opened, made, started, digests=digests)
         if dry_run:
-            return _with_inputs(report.document(dry_run=True), wish, digests=False)
+            return _with_inputs(_approximated(report.document(dry_run=True), made), wish, digests=False)
         with ThreadPoolExecutor(1) as beside:
             hashed = beside.submit(digest_of, opened) if digests else None
             proof = Proof(opened, made, weights, measured=check, verify=wish.whole.verify)
             whole = wish.whole
             read = (base, whole.vae, whole.tokenizer, whole.config)
             digest = deliver(made, place, wish.force, opened, proof, read, digests=digests)
-            return _with_inputs(report.document(hashed, digest, proof.gap), wish, digests=digests)
+            return _with_inputs(
+                _approximated(report.document(hashed, digest, proof.gap), made, proof), wish, digests=digests
+            )
+
+
+def _approximated(done: Conversion, made: Made, proof: Proof | None = None) -> Conversion:
+    """What was done, with what lower ranks cost."""
+    found = approximations(made.cuts, proof)
+    overall = proof.overall() if found and proof is not None and proof.squares else None
+    return done.model_copy(update={"approximations": found, "relative_error": overall})
 
 
 def _with_inputs(done: Conversion, wish: Wish, *, digests: bool) -> Conversion:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapterhub.adapter import Adapter, Kind, Module, Role, Roles
-from adapterhub.documents import Problem
+from adapterhub.documents import Approximation, Problem
 from adapterhub.errors import AdapterhubError
 from adapterhub.files import DIRECTORY
 from adapterhub.fingerprint import structure
@@ -17,10 +18,23 @@ from adapterhub.operations.compare import DIFFERENT, SAME, Gap, counterparts, ga
 from adapterhub.operations.problems import grouped
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.values import heeded, not_finite
-from adapterhub.operations.work import Made
+from adapterhub.operations.work import Cut, Made
 
 _KNOWN = frozenset({"missing-weights"})
 """What was wrong with the source too."""
+
+
+def ratio(off: float, whole: float) -> float:
+    """A share, also of nothing."""
+    return off / whole if whole else (math.inf if off else 0.0)
+
+
+def approximations(cuts: Mapping[Module, Cut], proof: Proof | None) -> list[Approximation]:
+    """What a lower rank costs each module, as it was measured, else as it was foretold."""
+    measured = proof is not None and proof.squares
+    errors = {module: proof.error(module) if measured and proof else cut.error for module, cut in cuts.items()}
+    return [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
+            for module, cut in cuts.items()]  # fmt: skip
 
 
 @dataclass
@@ -37,12 +51,23 @@ class Proof:
     verify: bool = False
     gap: Gap | None = None
     odd: list[Problem] = field(default_factory=list)
+    squares: dict[Module, tuple[float, float]] = field(default_factory=dict)
+    """‖ΔW_out − ΔW_in‖² and ‖ΔW_in‖² by module, where some are of lower rank."""
 
     def __call__(self, path: Path) -> None:
         if self.measured:
             self.gap = self._measure(path)
             self.made.problems.extend(grouped(self.odd))
         self.source.package.ensure_unchanged()
+
+    def error(self, module: Module) -> float:
+        """‖ΔW_out − ΔW_in‖ / ‖ΔW_in‖ of one module."""
+        return math.sqrt(ratio(*self.squares[module]))
+
+    def overall(self) -> float:
+        """The same over all modules together."""
+        off, whole = zip(*self.squares.values(), strict=True)
+        return math.sqrt(ratio(math.fsum(off), math.fsum(whole)))
 
     def _measure(self, path: Path) -> Gap | None:
         made, source = self.made.adapter, self.made.source.modules()
@@ -57,8 +82,19 @@ class Proof:
             for module in made.modules():
                 if module not in there:
                     raise AdapterhubError(f"{'.'.join(module)} is not in what was written: nothing was put in place")
-                worst = worst.max(self._gap(module, source[module], found[there[module]]))
+                before, after = source[module], found[there[module]]
+                worst = worst.max(self._gap(module, before, after))
+                if self.made.cuts:
+                    self._square(module, before, after)
         return worst
+
+    def _square(self, module: Module, before: Roles, after: Roles) -> None:
+        from adapterhub.operations.lora.effect import apart, effect
+
+        wanted, written = (effect(module, roles, self.base).weight for roles in (before, after))
+        if wanted is not None and written is not None:
+            found = apart(wanted, written)
+            self.squares[module] = (found.off, found.whole)
 
     def _gap(self, module: Module, before: Roles, after: Roles) -> Gap:
         """The gap of one module; what of it is no number is told, since it is read anyway."""

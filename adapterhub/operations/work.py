@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, cast
 
-from adapterhub.adapter import Adapter, Kind
+from adapterhub.adapter import Adapter, Kind, Module
 from adapterhub.documents import LedgerEntry, Problem
 from adapterhub.files import Package
 from adapterhub.layouts.base import Encoded, Form, Layout, Reading
@@ -126,12 +126,25 @@ class Request:
     whole: WholeOptions = ORDINARY
 
 
+class Cut(NamedTuple):
+    """The rank that a module has now, and the relative error that this is to leave; `cancelled` is a sum of nothing but rounding."""
+
+    rank: int
+    error: float
+    cancelled: bool = False
+
+    def __str__(self) -> str:
+        if self.cancelled:
+            return "the sum is zero within rounding"
+        return f"rank {self.rank}, relative error {self.error:.3g}"
+
+
 @dataclass(frozen=True)
 class Made:
     """The adapter in its new form, what it is written as, and what became of every tensor.
 
-    `source` is what the written file is compared with, `error` the largest relative error that was made on purpose;
-    `told` are problems that are known when all is written, `mended` what was done to those of the source, by code.
+    `source` is what the written file is compared with, `error` the largest relative error that was made on purpose, `cuts` are
+    the modules of lower rank; `told` are problems that are known when all is written, `mended` what was done to those of the source, by code.
     """
 
     source: Adapter
@@ -143,6 +156,7 @@ class Made:
     problems: list[Problem] = field(default_factory=list)
     told: Callable[[], list[Problem]] = list
     mended: Mapping[str, str] = field(default_factory=dict)
+    cuts: Mapping[Module, Cut] = field(default_factory=dict)
 
 
 class Work(Protocol):

@@ -21,14 +21,14 @@ from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import bound
 from adapterhub.operations.lora.naming import naming
 from adapterhub.operations.lora.pairs import needs_base
-from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
+from adapterhub.operations.lora.rework import Changed, Output, rework, told_anew
 from adapterhub.operations.lora.scale import not_linear
 from adapterhub.operations.lora.sums import Combined, Mixing, combined, mixing_of, trimming, wanted
 from adapterhub.operations.lora.term import Term
 from adapterhub.operations.lora.threads import each
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
-from adapterhub.operations.work import Request
+from adapterhub.operations.work import Cut, Request
 from adapterhub.tensors import LazyTensor
 
 _BIASES = (Role.DIFF_B, Role.UP_BIAS, Role.B_NORM)

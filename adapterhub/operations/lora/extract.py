@@ -19,11 +19,11 @@ from adapterhub.operations.lora.effect import Effect
 from adapterhub.operations.lora.joining import keys, label_of
 from adapterhub.operations.lora.low_rank import Bound, bound, decomposed
 from adapterhub.operations.lora.pairs import factors
-from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
+from adapterhub.operations.lora.rework import Changed, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
-from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, SAME_ROUNDED, Request
+from adapterhub.operations.work import NOT_EXTRACTED, SAME_IN_BOTH, SAME_ROUNDED, Cut, Request
 from adapterhub.tensors import DTYPE_BITS, LazyTensor
 
 R = Role

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapterhub.adapter import Adapter
+from adapterhub.adapter import Adapter, Module
 from adapterhub.documents import LedgerEntry
 from adapterhub.errors import LossyConversion
 from adapterhub.layouts.base import Layout
@@ -17,7 +17,7 @@ from adapterhub.operations.lora.conform import conform
 from adapterhub.operations.lora.fold import sunken
 from adapterhub.operations.source import Source
 from adapterhub.operations.titles import retitled
-from adapterhub.operations.work import Made, Request
+from adapterhub.operations.work import Cut, Made, Request
 
 
 def make(opened: Source, request: Request, base: Base) -> Made:
@@ -34,9 +34,9 @@ def into_layout(step: steps.Step, source: Adapter, request: Request, *, without_
     """Every step in order, each telling the ledger. `source` comes `without_alpha` where its layout has no place for it."""
     layout: LoraLayout = request.layout  # type: ignore[assignment] # the kind says so
     adapter = conform(source, step.ledger)
-    error, lost = 0.0, 0
+    lost, cuts = 0, dict[Module, Cut]()
     if request.algorithm:
-        adapter, error = steps.as_algorithm(step, adapter, request.algorithm, request.rank, request.dtype)
+        adapter, cuts = steps.as_algorithm(step, adapter, request.algorithm, request.rank, request.dtype)
     adapter = steps.translate(step, adapter, layout)
     note = alphas.remember(adapter, folded=layout.alpha is AlphaPlace.FOLDED) if loses_alpha(layout) else None
     if layout.alpha is AlphaPlace.FOLDED:
@@ -53,8 +53,9 @@ def into_layout(step: steps.Step, source: Adapter, request: Request, *, without_
     adapter = retitled(adapter.with_metadata({**adapter.metadata, **fields}), request.source.stem)
     encoded = layout.encode(adapter)
     entries = step.ledger.entries(encoded)
-    approximate = error > 0 or lost > 0 or bool(request.algorithm and request.dtype)
-    return Made(source, adapter, encoded, entries, approximate, problems=list(sunken(lost)))
+    approximate = bool(cuts) or lost > 0 or bool(request.algorithm and request.dtype)
+    cuts = {module: cut for module, cut in cuts.items() if module in adapter.modules()}
+    return Made(source, adapter, encoded, entries, approximate, problems=list(sunken(lost)), cuts=cuts)
 
 
 def nothing_left(source: Path, layout: Layout) -> LossyConversion:

@@ -14,7 +14,7 @@ from adapterhub.errors import AdapterhubError, BrokenAdapter, RefusedInput
 from adapterhub.operations.compare import DIFFERENT, SAME, Gap, distance
 from adapterhub.operations.lora.effect import Effect, apart, effect
 from adapterhub.operations.lora.threads import each, sizes
-from adapterhub.operations.proof import Proof
+from adapterhub.operations.proof import Proof, ratio
 from adapterhub.operations.source import open_adapter
 
 Wanted = Callable[[Module], Effect]
@@ -23,22 +23,10 @@ Wanted = Callable[[Module], Effect]
 
 @dataclass(kw_only=True)
 class Measure(Proof):
-    """The proof of a file that is not what its source was. `squares` are ‖ΔW_out − ΔW_in‖² and ‖ΔW_in‖² by module; `vanished`
-    are those whose ΔW is zero, and should not be.
-    """
+    """The proof of a file that is not what its source was; `vanished` are the modules whose ΔW is zero, and should not be."""
 
     wanted: Wanted
-    squares: dict[Module, tuple[float, float]] = field(default_factory=dict)
     vanished: set[Module] = field(default_factory=set)
-
-    def error(self, module: Module) -> float:
-        """‖ΔW_out − ΔW_in‖ / ‖ΔW_in‖ of one module."""
-        return math.sqrt(_ratio(*self.squares[module]))
-
-    def overall(self) -> float:
-        """The same over all modules together."""
-        off, whole = zip(*self.squares.values(), strict=True)
-        return math.sqrt(_ratio(math.fsum(off), math.fsum(whole)))
 
     def _measure(self, path: Path) -> Gap:
         worst = SAME
@@ -67,11 +55,7 @@ class Measure(Proof):
         self.squares[module] = (found.off, found.whole)
         if found.whole and not found.other:
             self.vanished.add(module)
-        return gap.max(Gap(found.furthest, _ratio(found.furthest, found.largest)))
-
-
-def _ratio(off: float, whole: float) -> float:
-    return off / whole if whole else (math.inf if off else 0.0)
+        return gap.max(Gap(found.furthest, ratio(found.furthest, found.largest)))
 
 
 def _require_finite(module: Module, wanted: float, written: float) -> None:

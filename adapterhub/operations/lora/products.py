@@ -16,8 +16,8 @@ from adapterhub.operations.lora.deltas.truncation import Svd, Truncated, of_prod
 from adapterhub.operations.lora.fold import sunk
 from adapterhub.operations.lora.low_rank import Bound
 from adapterhub.operations.lora.pairs import computed, dtype_of, factors, when_read
-from adapterhub.operations.lora.rework import Cut
 from adapterhub.operations.lora.term import Term
+from adapterhub.operations.work import Cut
 from adapterhub.tensors import LazyTensor, Shape, holds, scalar
 
 R = Role

@@ -22,11 +22,11 @@ from adapterhub.operations.lora.effect import effect
 from adapterhub.operations.lora.low_rank import Bound, bound
 from adapterhub.operations.lora.naming import naming
 from adapterhub.operations.lora.pairs import dtype_of, factors, has_pair
-from adapterhub.operations.lora.rework import Changed, Cut, Output, rework, told_anew
+from adapterhub.operations.lora.rework import Changed, Output, rework, told_anew
 from adapterhub.operations.lora.threads import each, sizes
 from adapterhub.operations.problems import warning
 from adapterhub.operations.recipe import recorded
-from adapterhub.operations.work import Request
+from adapterhub.operations.work import Cut, Request
 from adapterhub.tensors import DTYPE_BITS, LazyTensor
 
 R = Role

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from adapterhub import files
 from adapterhub.adapter import Adapter, Kind, Module, Role
 from adapterhub.algorithms import extent, rank_of
-from adapterhub.documents import Approximation, Command, Conversion, Problem
+from adapterhub.documents import Command, Conversion, Problem
 from adapterhub.errors import LossyConversion
 from adapterhub.operations.base import Base
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
@@ -30,9 +29,10 @@ from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
 from adapterhub.operations.lora.threads import one_thread_in_each
 from adapterhub.operations.problems import warning
+from adapterhub.operations.proof import approximations
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import USUAL, Wish, usual
-from adapterhub.operations.work import Made, Request
+from adapterhub.operations.work import Cut, Made, Request
 from adapterhub.tensors import item
 
 
@@ -50,19 +50,6 @@ class Output:
     dry_run: bool = False
     force: bool = False
     variant: str | None = None
-
-
-class Cut(NamedTuple):
-    """The rank that a module has now, and the relative error that this is to leave; `cancelled` is a sum of nothing but rounding."""
-
-    rank: int
-    error: float
-    cancelled: bool = False
-
-    def __str__(self) -> str:
-        if self.cancelled:
-            return "the sum is zero within rounding"
-        return f"rank {self.rank}, relative error {self.error:.3g}"
 
 
 @dataclass(frozen=True)
@@ -175,9 +162,7 @@ def _told(
     proof: Measure | None = None,
 ) -> Conversion:
     """The document of a tool: what was read, and what every approximation costs."""
-    errors = {module: proof.error(module) if proof else cut.error for module, cut in changed.cuts.items()}
-    found = [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
-             for module, cut in changed.cuts.items()]  # fmt: skip
+    found = approximations(changed.cuts, proof)
     missed = [warning("tolerance-missed", told.module, f"{told.error:.3g}: rounding to this dtype leaves more than was allowed",
                       "Give --dtype fp32.") for told in found if told.error > (changed.tolerance or math.inf)]  # fmt: skip
     told = {

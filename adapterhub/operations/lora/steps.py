@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.adapter import Adapter, Key, Module, Role, Roles
-from adapterhub.algorithms import algorithm_of, label, scale_of, total_scale
+from adapterhub.algorithms import algorithm_of, label, rank_of, scale_of, total_scale
 from adapterhub.documents import Action
 from adapterhub.errors import LossyConversion
 from adapterhub.layouts.lora.placing import AlphaPlace, LoraLayout
@@ -15,6 +15,7 @@ from adapterhub.operations.base import Base
 from adapterhub.operations.ledger import Ledger
 from adapterhub.operations.lora import translate as conventions
 from adapterhub.operations.lora.naming import naming
+from adapterhub.operations.work import Cut
 from adapterhub.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ class Step:
         self.ledger.replace(old or new, new, action, reason)
 
 
-def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtype: str | None) -> tuple[Adapter, float]:
-    """Every module as `name` ("lora" or "full"); also the largest relative error that a truncation left."""
+def as_algorithm(
+    step: Step, adapter: Adapter, name: str, rank: int | None, dtype: str | None
+) -> tuple[Adapter, dict[Module, Cut]]:
+    """Every module as `name` ("lora" or "full"); also those that a truncation changed."""
     tensors: dict[Key, LazyTensor] = {}
-    worst = 0.0
+    cuts: dict[Module, Cut] = {}
     for module, roles in adapter.modules().items():
         algorithm = algorithm_of(roles)
         made, error = (roles, 0.0)
@@ -54,8 +57,9 @@ def as_algorithm(step: Step, adapter: Adapter, name: str, rank: int | None, dtyp
                     _as_lora(step.base, module, roles, rank, dtype))  # fmt: skip
             step.replaced(module, roles, made, "compute", f"{label(roles, algorithm)} as {name}")
         tensors |= _keyed(module, made)
-        worst = max(worst, error)
-    return adapter.with_tensors(tensors), worst
+        if error:
+            cuts[module] = Cut(rank_of(made) or 0, error)
+    return adapter.with_tensors(tensors), cuts
 
 
 def _as_lora(base: Base, module: Module, roles: Roles, rank: int | None, dtype: str | None) -> tuple[Roles, float]:

@@ -20,10 +20,10 @@ from adapterhub.operations.lora.low_rank import Bound, decomposed
 from adapterhub.operations.lora.methods import METHODS, Method, seed_of
 from adapterhub.operations.lora.pairs import computed, dtype_of, has_pair, when_read
 from adapterhub.operations.lora.products import Sum, approximated, product
-from adapterhub.operations.lora.rework import Cut
 from adapterhub.operations.lora.scale import scaled
 from adapterhub.operations.lora.term import Term
 from adapterhub.operations.lora.thresholds import threshold
+from adapterhub.operations.work import Cut
 from adapterhub.tensors import LazyTensor, Shape
 
 R = Role
