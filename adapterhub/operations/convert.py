@@ -20,7 +20,7 @@ from adapterhub.files import cached_sha256
 from adapterhub.operations import work
 from adapterhub.operations.base import base_of
 from adapterhub.operations.delivery import Report, deliver, digest_of, of_inputs
-from adapterhub.operations.proof import Proof, approximations
+from adapterhub.operations.proof import Proof, costs
 from adapterhub.operations.recipe import recorded
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import Wish
@@ -105,8 +105,7 @@ def _carried_out(
 
 def _approximated(done: Conversion, made: Made, proof: Proof | None = None) -> Conversion:
     """What was done, with what lower ranks cost."""
-    found = approximations(made.cuts, proof)
-    overall = proof.overall() if found and proof is not None and proof.squares else None
+    found, overall = costs(made.cuts, proof)
     return done.model_copy(update={"approximations": found, "relative_error": overall})
 
 

@@ -29,12 +29,13 @@ def ratio(off: float, whole: float) -> float:
     return off / whole if whole else (math.inf if off else 0.0)
 
 
-def approximations(cuts: Mapping[Module, Cut], proof: Proof | None) -> list[Approximation]:
-    """What a lower rank costs each module, as it was measured, else as it was foretold."""
-    measured = proof is not None and proof.squares
-    errors = {module: proof.error(module) if measured and proof else cut.error for module, cut in cuts.items()}
-    return [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
-            for module, cut in cuts.items()]  # fmt: skip
+def costs(cuts: Mapping[Module, Cut], proof: Proof | None) -> tuple[list[Approximation], float | None]:
+    """What a lower rank costs each module, as it was measured, else as it was foretold; and what it costs all together, measured."""
+    measured = proof if proof is not None and proof.squares else None
+    errors = {module: cut.error if measured is None else measured.error(module) for module, cut in cuts.items()}
+    found = [Approximation(module=".".join(module), rank=cut.rank, error=errors[module], captured=1 - errors[module] ** 2)
+             for module, cut in cuts.items()]  # fmt: skip
+    return found, measured.overall() if measured is not None and found else None
 
 
 @dataclass

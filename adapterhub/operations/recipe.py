@@ -53,6 +53,7 @@ class Making:
     told: bool
     output: str
     known: Recipe | None = field(default=None, init=False)
+    zeros: Recipe | None = field(default=None, init=False)
 
     def recipe(self) -> Recipe:
         """With digests of the inputs, so far as these are asked for or cost little."""
@@ -62,7 +63,9 @@ class Making:
 
     def draft(self) -> Recipe:
         """The recipe at its final length, with zeros for the digests."""
-        return self.of([self._ingredient(path, draft=True) for path in self.inputs])
+        if self.zeros is None:
+            self.zeros = self.of([self._ingredient(path, draft=True) for path in self.inputs])
+        return self.zeros
 
     def of(self, inputs: list[Ingredient], parameters: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe with these inputs and, if they say more than the arguments, these parameters."""

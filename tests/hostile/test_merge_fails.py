@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import resource
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from adapterhub import merge, unmerge, watched
 from adapterhub.errors import AdapterhubError, MachineFailure, OutputExists
 from adapterhub.files import publishing
+from tests.hostile.disks import mounted
 from tests.hostile.test_signals import ENDING, SLOW, started
 from tests.operations.merge_files import base, lora
 
@@ -31,12 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mounted(tmp_path / "disk", "8k") as disk:
+        yield disk
 
 
 def tree(folder: Path) -> Tree:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import adapterhub
 from adapterhub.registry.find import Filter
+from tests.hostile.disks import mounted
 from tests.registry.libraries import adapter, content, embedding, rows
 
 ROOT = Path(__file__).parents[2]
@@ -193,12 +194,8 @@ def test_what_is_none_of_ours_is_refused_by_every_command_and_untouched(sound, t
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with mounted(tmp_path / "disk", "300k") as disk:
+        yield disk
 
 
 def test_on_a_full_disk_that_is_said_and_what_was_there_stays(small_disk, library, cli, sound):

@@ -10,6 +10,7 @@ from pathlib import Path
 import adapterhub.layouts as layouts
 from adapterhub.adapter import Kind
 from adapterhub.documents.compatibility import Effect, Reason, Status, Verdict
+from adapterhub.metadata import utf8
 from adapterhub.operations.fit.facts import UNKNOWN, Facts, Piece
 from adapterhub.operations.fit.rules import Reader, Rule, table
 
@@ -165,7 +166,7 @@ def _command(mend: str, reader: Reader, facts: Facts, names: Names) -> str | Non
 
 def _quoted(path: str) -> str:
     """A path as a shell must be given it; none is taken for an option. Bytes that are no UTF-8 are shown as escapes."""
-    text = path.encode("utf-8", "backslashreplace").decode()
+    text = utf8(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 

@@ -29,7 +29,7 @@ from adapterhub.operations.lora.measure import Measure, Wanted
 from adapterhub.operations.lora.steps import Step
 from adapterhub.operations.lora.threads import one_thread_in_each
 from adapterhub.operations.problems import warning
-from adapterhub.operations.proof import approximations
+from adapterhub.operations.proof import costs
 from adapterhub.operations.source import Source, open_adapter
 from adapterhub.operations.wish import USUAL, Wish, usual
 from adapterhub.operations.work import Cut, Made, Request
@@ -162,13 +162,13 @@ def _told(
     proof: Measure | None = None,
 ) -> Conversion:
     """The document of a tool: what was read, and what every approximation costs."""
-    found = approximations(changed.cuts, proof)
+    found, overall = costs(changed.cuts, proof)
     missed = [warning("tolerance-missed", told.module, f"{told.error:.3g}: rounding to this dtype leaves more than was allowed",
                       "Give --dtype fp32.") for told in found if told.error > (changed.tolerance or math.inf)]  # fmt: skip
     told = {
         "problems": [*done.problems, *missed, *_vanished(done, proof)],
         "approximations": found,
-        "relative_error": proof.overall() if proof and found else None,
+        "relative_error": overall,
     }
     return of_inputs(done.model_copy(update=told), command, paths, digests)
 

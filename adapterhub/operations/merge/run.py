@@ -89,10 +89,8 @@ class Run:
                 files.write(package, place, force=self.wish.force, sources=self._inputs(), digest=False, prove=proof,
                             threads=THREADS, again=self._reread)  # fmt: skip
             except BaseException:
-                if (
-                    put_back is not None and proof.has_undo
-                ):  # the model could not be put in place: nothing belongs to it
-                    put_back()
+                if put_back is not None and proof.has_undo:
+                    put_back()  # the model could not be put in place: nothing belongs to what was written
                 raise
             return telling.document(self, package, place, base=base.result(), digest=proof.digest)
 
